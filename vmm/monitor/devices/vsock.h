@@ -1,0 +1,46 @@
+/*
+ * virtio-vsock (virtio 1.2 §5.10): streams between the guest and AF_UNIX sockets of the host.
+ *
+ * Host to guest: connect to the listening socket, send "CONNECT <port>\n"; once the guest has
+ * accepted, "OK <host port>\n" comes back and the stream follows. If the guest refuses, or is not
+ * ready, the socket is closed. Guest to host (CID 2), port P: a connection to "<path>_P", or a
+ * reset if nobody listens there.
+ */
+#ifndef MAYFLY_MONITOR_DEVICES_VSOCK_H
+#define MAYFLY_MONITOR_DEVICES_VSOCK_H
+
+#include "monitor/devices/virtio_mmio.h"
+
+enum { VIRTIO_VSOCK_PATH_MAX = 96 }; /* room for "_4294967295" in a sockaddr_un */
+
+struct virtio_vsock_config {
+    uint32_t guest_cid; /* 3 or more */
+    int listen_fd;      /* AF_UNIX SOCK_STREAM, listening; owned once virtio_vsock_new() succeeded;
+                           -1: the host never connects. Made non-blocking. */
+    const char *path;   /* copied; see above */
+};
+
+struct virtio_vsock_counters {
+    uint32_t connections; /* now, half-open and closing ones included */
+    uint64_t buffered_bytes;
+    uint64_t packets_to_guest;
+    uint64_t packets_from_guest;
+    uint64_t credit_updates; /* packets to the guest that carried nothing else */
+    uint64_t resets;         /* sent */
+};
+
+/* virtio_vsock_new - returns 0, -EINVAL, -ENAMETOOLONG, or -errno. Loop thread. */
+int virtio_vsock_new(const struct virtio_vsock_config *config, struct loop *loop,
+                     const struct guest_memory *memory, struct irq_line irq,
+                     struct virtio_mmio **ret_mmio, struct error *err);
+
+/*
+ * virtio_vsock_transport_reset - after virtio_mmio_set_state() of a snapshot: tells the guest that
+ * all its connections are gone (VIRTIO_VSOCK_EVENT_TRANSPORT_RESET), and drops those that the host
+ * has by now. @mmio must be a vsock device. Loop thread.
+ */
+void virtio_vsock_transport_reset(struct virtio_mmio *mmio);
+
+struct virtio_vsock_counters virtio_vsock_counters(struct virtio_mmio *mmio);
+
+#endif

@@ -1,0 +1,44 @@
+/* A VM's memory: RAM and persistent-memory regions, mapped here and given to KVM as memslots. */
+#ifndef MAYFLY_MONITOR_MACHINE_MEMORY_H
+#define MAYFLY_MONITOR_MACHINE_MEMORY_H
+
+#include <stdint.h>
+
+#include "common/error.h"
+#include "guest_memory.h"
+
+enum { MACHINE_MEMORY_MAX_PMEM = 8 };
+
+struct pmem_region {
+    gpa_t start;
+    uint64_t len_bytes; /* a multiple of 2 MiB; zeros beyond the file */
+    uint8_t *host;      /* owned mapping, read-only */
+};
+
+struct machine_memory {
+    int vm_fd;    /* borrowed */
+    uint8_t *ram; /* owned mapping of ram_bytes */
+    uint64_t ram_bytes;
+    struct guest_memory guest; /* RAM only: devices may not be pointed at a root image */
+    uint32_t n_slots;
+    size_t n_pmem;
+    struct pmem_region pmem[MACHINE_MEMORY_MAX_PMEM];
+};
+
+/*
+ * machine_memory_init - reserve RAM (lazily filled, zero) and make its memslots. Must be called
+ * before the irqchip is made: a memslot added later waits for a grace period of the host's kernel.
+ */
+int machine_memory_init(struct machine_memory *memory, int vm_fd, uint32_t memory_mib,
+                        struct error *err);
+
+/*
+ * machine_memory_add_pmem - map the file at @fd (borrowed) read-only into the guest. Its pages stay
+ * in the host's page cache, shared by every VM that maps it.
+ */
+int machine_memory_add_pmem(struct machine_memory *memory, int fd, struct error *err);
+
+/* machine_memory_done - unmap; the VM must be gone. Takes a zeroed struct. */
+void machine_memory_done(struct machine_memory *memory);
+
+#endif

@@ -1,0 +1,70 @@
+/*
+ * A vCPU: a thread that runs KVM_RUN and dispatches its exits, nothing else.
+ *
+ * The guest decides every exit. What it cannot do is end this process: whatever cannot be handled
+ * stops the VM through vcpu_host.stopped.
+ */
+#ifndef MAYFLY_MONITOR_VCPU_H
+#define MAYFLY_MONITOR_VCPU_H
+
+#include <linux/kvm.h>
+#include <stdbool.h>
+
+#include "bus.h"
+#include "common/error.h"
+#include "guest_memory.h"
+
+struct vcpu;
+
+enum vcpu_stop {
+    VCPU_STOP_RESET,        /* the guest asked for a reboot (keyboard controller) */
+    VCPU_STOP_SHUTDOWN,     /* KVM_EXIT_SYSTEM_EVENT: power off */
+    VCPU_STOP_TRIPLE_FAULT, /* KVM_EXIT_SHUTDOWN */
+    VCPU_STOP_INTERNAL,     /* KVM or the assist could not go on */
+};
+
+/* What the vCPUs of a VM share: set up before the first of them, constant afterwards. */
+struct vcpu_host {
+    int kvm_fd, vm_fd;                 /* borrowed */
+    const struct bus *ports, *mmio;    /* borrowed */
+    const struct guest_memory *memory; /* borrowed */
+    bool assist;                       /* arm the emulation assist */
+    unsigned count;                    /* vCPUs of this VM */
+    /* Called once, on the thread of the first vCPU that stops; must not block. */
+    void (*stopped)(void *opaque, enum vcpu_stop why, const char *text);
+    void *opaque;
+};
+
+struct vcpu_counters {
+    uint64_t exits, port_exits, mmio_exits, assist_instructions, assist_system_calls,
+        assist_page_faults;
+};
+
+/* vcpu_new - create the vCPU with its CPUID; no thread yet. @host is borrowed. */
+int vcpu_new(const struct vcpu_host *host, unsigned index, struct vcpu **ret_vcpu,
+             struct error *err);
+/* vcpu_free - ends and joins the thread if there is one; takes NULL. */
+void vcpu_free(struct vcpu *vcpu);
+
+/* vcpu_boot - put it at @entry in the 64-bit boot protocol's state (the boot processor only). */
+int vcpu_boot(struct vcpu *vcpu, gpa_t entry, struct error *err);
+
+/* vcpu_start - make the thread; it runs the guest until paused or stopped. */
+int vcpu_start(struct vcpu *vcpu, struct error *err);
+
+/* vcpu_pause - returns once the vCPU is out of KVM_RUN with its exit completed. Idempotent. */
+void vcpu_pause(struct vcpu *vcpu);
+void vcpu_resume(struct vcpu *vcpu);
+
+/* vcpu_fd - for saving and restoring state while it is paused. */
+int vcpu_fd(const struct vcpu *vcpu);
+
+/* vcpu_tsc_khz - guest TSC frequency, 0 if KVM does not say. */
+uint32_t vcpu_tsc_khz(const struct vcpu *vcpu);
+/* vcpu_read_tsc - the guest's TSC now. */
+uint64_t vcpu_read_tsc(const struct vcpu *vcpu);
+
+/* vcpu_count - read without a lock: each number is right, together they may be of two moments. */
+struct vcpu_counters vcpu_count(const struct vcpu *vcpu);
+
+#endif
