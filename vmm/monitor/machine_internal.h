@@ -1,0 +1,60 @@
+/* Shared by the machine's files (machine.c, machine_devices.c, machine_snapshot.c) only. */
+#ifndef MAYFLY_MONITOR_MACHINE_INTERNAL_H
+#define MAYFLY_MONITOR_MACHINE_INTERNAL_H
+
+#include <pthread.h>
+
+#include "bus.h"
+#include "devices/cmos_clock.h"
+#include "devices/ioapic.h"
+#include "devices/serial.h"
+#include "devices/vsock.h"
+#include "layout.h"
+#include "machine.h"
+#include "machine_memory.h"
+
+/* One virtio device at its place: window, pin and queues follow from its index. */
+struct slot {
+    struct machine *machine; /* borrowed */
+    unsigned pin;
+    struct virtio_mmio *mmio; /* owned */
+};
+
+struct machine {
+    struct loop *loop; /* borrowed */
+    machine_ended *ended;
+    void *opaque;
+
+    int vm_fd; /* owned */
+    struct machine_memory memory;
+    struct bus ports, mmio;
+    struct ioapic *ioapic;    /* owned */
+    struct serial *serial;    /* owned */
+    struct cmos_clock *clock; /* owned */
+    struct slot serial_line;
+    size_t n_slots;
+    struct slot slots[LAYOUT_VIRTIO_MAX];
+
+    struct vcpu_host vcpu_host;
+    unsigned n_vcpus;
+    struct vcpu *vcpus[LAYOUT_VCPUS_MAX]; /* owned */
+
+    struct machine_status status; /* what stays as it was at the start */
+
+    pthread_mutex_t stop_lock; /* guards the three below: set once by a vCPU's thread */
+    bool stopped;
+    enum vcpu_stop stop_why;
+    char stop_text[256];
+    int stop_fd; /* owned: eventfd, tells the loop of it */
+    struct loop_source *stop_source;
+};
+
+/*
+ * machine_add_devices - make every device and its memslots, buses and notifications. Must be called
+ * before the irqchip is made. On failure machine_free_devices() takes what there is.
+ */
+int machine_add_devices(struct machine *machine, const struct machine_config *config,
+                        struct error *err);
+void machine_free_devices(struct machine *machine);
+
+#endif
