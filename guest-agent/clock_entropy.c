@@ -1,0 +1,50 @@
+/* Clock and entropy from the host's Prepare. Process: mayfly-agent, before the function starts. */
+#include "guest-agent/clock_entropy.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <linux/random.h>
+
+enum { ENTROPY_MAX_BYTES = 512 };
+
+int agent_set_clock(int64_t wall_clock_ns, struct failure *failure)
+{
+    struct timespec now = {.tv_sec = wall_clock_ns / 1000000000,
+                           .tv_nsec = wall_clock_ns % 1000000000};
+
+    if (wall_clock_ns == 0)
+        return 0;
+    if (clock_settime(CLOCK_REALTIME, &now) < 0)
+        return failure_set(failure, errno, "set the clock to %lld ns", (long long)wall_clock_ns);
+    return 0;
+}
+
+int agent_add_entropy(const uint8_t *data, size_t len_bytes, struct failure *failure)
+{
+    union {
+        struct rand_pool_info info;
+        char room[sizeof(struct rand_pool_info) + ENTROPY_MAX_BYTES];
+    } pool;
+    int result = 0;
+    int fd;
+
+    if (len_bytes == 0)
+        return 0;
+    if (len_bytes > ENTROPY_MAX_BYTES)
+        return failure_say(failure, E2BIG, "%zu bytes of entropy, over %d", len_bytes,
+                           ENTROPY_MAX_BYTES);
+    pool.info.entropy_count = (int)len_bytes * 8;
+    pool.info.buf_size = (int)len_bytes;
+    memcpy(pool.room + sizeof(struct rand_pool_info), data, len_bytes);
+    fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
+    if (fd < 0 || ioctl(fd, RNDADDENTROPY, &pool.info) < 0 || ioctl(fd, RNDRESEEDCRNG) < 0)
+        result = failure_set(failure, errno, "add entropy");
+    if (fd >= 0)
+        close(fd);
+    explicit_bzero(&pool, sizeof(pool));
+    return result;
+}

@@ -1,0 +1,111 @@
+/*
+ * The function's environment. Process: mayfly-agent. Names and values come from the function's
+ * owner; they reach execve(2) and nothing else.
+ * Source: AWS Lambda Developer Guide, "Defined runtime environment variables".
+ */
+#include "guest-agent/environment.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static bool is_set(const struct environment *environment, const char *name, size_t name_len)
+{
+    for (size_t i = 0; i < environment->n; i++)
+        if (strncmp(environment->list[i], name, name_len) == 0 &&
+            environment->list[i][name_len] == '=')
+            return true;
+    return false;
+}
+
+void environment_set(struct environment *environment, const char *name, const char *value)
+{
+    size_t name_len = strlen(name);
+    size_t value_len = strlen(value);
+    size_t room = sizeof(environment->bytes) - environment->used_bytes;
+    char *text = environment->bytes + environment->used_bytes;
+
+    if (is_set(environment, name, name_len))
+        return;
+    if (environment->n == ENVIRONMENT_MAX_VARIABLES || name_len >= room ||
+        value_len >= room - name_len - 1) {
+        environment->is_full = true;
+        return;
+    }
+    memcpy(text, name, name_len);
+    text[name_len] = '=';
+    memcpy(text + name_len + 1, value, value_len + 1);
+    environment->list[environment->n++] = text;
+    environment->list[environment->n] = NULL;
+    environment->used_bytes += name_len + value_len + 2;
+}
+
+static void set_reserved(struct environment *environment, const Mayfly__Agent__Prepare *prepare,
+                         bool is_python)
+{
+    char memory[16];
+
+    snprintf(memory, sizeof(memory), "%u", prepare->memory_mib);
+    environment_set(environment, "_HANDLER", prepare->handler);
+    environment_set(environment, "AWS_LAMBDA_FUNCTION_NAME", prepare->function_name);
+    environment_set(environment, "AWS_LAMBDA_FUNCTION_VERSION", prepare->function_version);
+    environment_set(environment, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", memory);
+    environment_set(environment, "AWS_LAMBDA_LOG_GROUP_NAME", prepare->log_group);
+    environment_set(environment, "AWS_LAMBDA_LOG_STREAM_NAME", prepare->log_stream);
+    environment_set(environment, "AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand");
+    environment_set(environment, "LAMBDA_TASK_ROOT", AGENT_TASK_DIR);
+    environment_set(environment, "LAMBDA_RUNTIME_DIR",
+                    is_python ? AGENT_PYTHON_DIR : "/var/runtime");
+    if (is_python)
+        environment_set(environment, "AWS_EXECUTION_ENV", "AWS_Lambda_" AGENT_PYTHON_RUNTIME);
+    else
+        environment_set(environment, "AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001");
+}
+
+static int set_own(struct environment *environment, const Mayfly__Agent__Prepare *prepare,
+                   struct failure *failure)
+{
+    for (size_t i = 0; i < prepare->n_environment; i++) {
+        const char *name = prepare->environment[i]->key;
+
+        if (name[0] == '\0' || strchr(name, '='))
+            return failure_say(failure, EINVAL, "'%.64s' cannot name an environment variable",
+                               name);
+        environment_set(environment, name, prepare->environment[i]->value);
+    }
+    return 0;
+}
+
+int environment_fill(struct environment *environment, const Mayfly__Agent__Prepare *prepare,
+                     bool is_python, struct failure *failure)
+{
+    int result;
+
+    environment->used_bytes = environment->n = 0;
+    environment->is_full = false;
+    set_reserved(environment, prepare, is_python);
+    result = set_own(environment, prepare, failure);
+    if (result < 0)
+        return result;
+    environment_set(environment, "TZ", ":UTC");
+    environment_set(environment, "PATH", "/usr/local/bin:/usr/bin:/bin:/opt/bin");
+    /* The guest has no locales: looking for one costs Python 30 system calls. The bootstrap takes
+     * LC_ALL away again before the function sees it. */
+    if (is_python && !is_set(environment, "LANG", 4) && !is_set(environment, "LC_ALL", 6) &&
+        !is_set(environment, "LC_CTYPE", 8))
+        environment_set(environment, "LC_ALL", "POSIX");
+    environment_set(environment, "LANG", "en_US.UTF-8");
+    if (is_python)
+        environment_set(environment, "PYTHONPATH", AGENT_PYTHON_DIR);
+    if (environment->is_full)
+        return failure_say(failure, E2BIG, "the environment is over %d bytes or %d variables",
+                           ENVIRONMENT_MAX_BYTES, ENVIRONMENT_MAX_VARIABLES);
+    return 0;
+}
+
+void environment_set_library_path(struct environment *environment)
+{
+    environment_set(environment, "LD_LIBRARY_PATH",
+                    "/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:" AGENT_TASK_DIR
+                    ":" AGENT_TASK_DIR "/lib:/opt/lib");
+}

@@ -1,0 +1,73 @@
+/*
+ * A runtime, as the session sees it: something that is started once, says that it is ready, is
+ * given one event at a time and answers. Two implementations: runtime_python.c speaks the pipe
+ * protocol of runtimes/README.md, runtime_api.c serves Lambda's Runtime API over HTTP.
+ */
+#ifndef MAYFLY_AGENT_RUNTIME_H
+#define MAYFLY_AGENT_RUNTIME_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "guest-agent/agent.h"
+#include "guest-agent/reserve.h"
+#include "guest-agent/runtime_process.h"
+
+/* What a runtime said. */
+enum runtime_word {
+    RUNTIME_NOTHING,
+    RUNTIME_READY,      /* the init phase went well */
+    RUNTIME_INIT_ERROR, /* body: the error object */
+    RUNTIME_RESULT,     /* body: the handler's response */
+    RUNTIME_ERROR,      /* body: the error object */
+    RUNTIME_TOO_LARGE,  /* the response was over AGENT_RESPONSE_MAX; no body */
+    RUNTIME_BROKEN      /* it does not keep to the protocol: it must be killed */
+};
+
+struct runtime_answer {
+    enum runtime_word word;
+    const uint8_t *body; /* borrowed until the next call */
+    size_t body_bytes;
+};
+
+/* One event on its way. All pointers are borrowed until the answer, or the runtime's end. */
+struct invocation {
+    const char *request_id, *arn, *trace_id, *client_context, *identity;
+    const uint8_t *event;
+    size_t event_bytes;
+    uint64_t deadline_unix_ms;
+};
+
+enum { RUNTIME_TAGS = 16 };
+
+/* What the session lends to a runtime. */
+struct runtime_host {
+    int epoll_fd; /* a runtime watches its fds with data.u32 = first_tag + [0, RUNTIME_TAGS) */
+    uint32_t first_tag;
+    struct reserve *body; /* AGENT_RESPONSE_MAX and some: where an answer's body is put */
+};
+
+struct runtime_ops {
+    /*
+     * open - make the pipes or sockets, and say in *plan what to execute (programs, arguments, and
+     * the files from fd 3 on, which stay owned by the runtime). Returns 0 or -errno.
+     */
+    int (*open)(const struct runtime_host *host, struct spawn_plan *plan, struct failure *failure);
+    /* spawned - the process has its files: close the copies. */
+    void (*spawned)(void);
+    /* invoke - send an event, or keep it until the runtime asks. Returns 0 or -errno. */
+    int (*invoke)(const struct invocation *invocation, struct failure *failure);
+    /* on_ready - the fd of first_tag + @tag has @events. Never waits. */
+    struct runtime_answer (*on_ready)(uint32_t tag, uint32_t events);
+    /* settle - the host has the answer now: what remains to be told to the runtime? */
+    void (*settle)(void);
+    /* last_words - the process has ended: is there an answer that was not read yet? */
+    struct runtime_answer (*last_words)(void);
+    /* close - everything. May be called at any time, also twice. */
+    void (*close)(void);
+};
+
+extern const struct runtime_ops runtime_python;
+extern const struct runtime_ops runtime_api;
+
+#endif

@@ -1,0 +1,813 @@
+#!/usr/bin/env python3
+"""The real agent and its runtimes, without a VM: PID 1 of fresh namespaces, its host played by this file.
+
+usage: agent_contained.py PATH-OF-MAYFLY-AGENT [-v] [NAME…]      (as root; NAME: run only these tests)
+
+The agent's root is an overlay of this machine's root and a directory with the agent and runtimes in the
+places that a root image has them. What needs a guest is not tested here: vsock, the clock, /dev, and
+the memory limit where this machine has no cgroup v2 memory controller.
+Prints one line a test and exits with 1 if any failed.
+"""
+
+import json
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+RUNTIMES = os.path.join(HERE, "..", "..", "guest-agent", "runtimes")
+OK, FUNCTION_ERROR, TIMEOUT, EXITED, OUT_OF_MEMORY, TOO_LARGE, AGENT_ERROR = range(7)
+FILE, DIRECTORY, SYMLINK = range(3)
+FRAME_MAX = 8 << 20
+
+# ---- the few messages of agent.proto, by hand: a second opinion on what is on the wire ----
+
+
+def varint(value):
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def field(number, value):
+    if isinstance(value, str):
+        value = value.encode()
+    if isinstance(value, (bytes, bytearray)):
+        return varint(number << 3 | 2) + varint(len(value)) + value
+    return varint(number << 3) + varint(int(value))
+
+
+def decode(data):
+    """Message bytes → {field number: [values]}."""
+    fields, at = {}, 0
+
+    def take_varint():
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = data[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    while at < len(data):
+        key = take_varint()
+        if key & 7 == 0:
+            value = take_varint()
+        else:
+            assert key & 7 == 2, f"wire type {key & 7}"
+            length = take_varint()
+            value = data[at : at + length]
+            at += length
+        fields.setdefault(key >> 3, []).append(value)
+    return fields
+
+
+class Answer:
+    """InitResult or InvokeResult, with the logs that came before it."""
+
+    def __init__(self, fields, is_init, logs, dropped):
+        get = lambda n, default: fields.get(n, [default])[-1]
+        shift = 0 if is_init else 1
+        self.request_id = "" if is_init else bytes(get(1, b"")).decode()
+        self.outcome = get(1 + shift, 0)
+        self.payload = bytes(get(2 + shift, b""))
+        self.duration_us = get(3 + shift, 0)
+        self.peak = get(4 + shift, 0)
+        self.message = bytes(get(5 + shift, b"")).decode()
+        self.logs, self.dropped = logs, dropped
+
+    def json(self):
+        return json.loads(self.payload)
+
+    def __repr__(self):
+        return f"<outcome {self.outcome} {self.message!r} {self.payload[:200]!r} logs {self.logs!r:.300}>"
+
+
+class Guest:
+    """One agent with its namespaces; a context manager."""
+
+    strace = None  # set to a file name: count its system calls
+
+    def __enter__(self):
+        try:
+            self.start()
+            return self
+        except BaseException:
+            self.stream = self.stream or socket.socket()
+            self.process.kill()
+            print(open(self.errors.name).read(), end="", file=sys.stderr)
+            self.__exit__()
+            raise
+
+    def start(self):
+        self.stream = None
+        self.dir = tempfile.mkdtemp(prefix="mayfly-agent-")
+        stage = os.path.join(self.dir, "files")
+        for name in ("var/task", "sys/fs/cgroup", "proc", "tmp", "usr/lib/mayfly", "run/agent", "sbin"):
+            os.makedirs(os.path.join(stage, name))
+        shutil.copytree(RUNTIMES, os.path.join(stage, "usr/lib/mayfly/runtimes"))
+        shutil.copy(AGENT, os.path.join(stage, "usr/lib/mayfly/agent"))
+        for name in ("stage", "root", "sockets"):
+            os.makedirs(os.path.join(self.dir, name))
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(os.path.join(self.dir, "sockets", "host"))
+        listener.listen(1)
+        self.cgroup = make_cgroup()
+        script = (
+            'mount -t tmpfs tmpfs "$1/stage" && cp -a "$1/files/." "$1/stage" && '
+            'mount -t overlay -o "lowerdir=$1/stage:/" overlay "$1/root" && '
+            'mount --bind "$1/sockets" "$1/root/run/agent" && mount --rbind /dev "$1/root/dev" && '
+            'cd "$1/root" && exec chroot . /usr/lib/mayfly/agent --socket /run/agent/host'
+        )
+        command = ["unshare", "--pid", "--mount", "--net", "--cgroup", "--ipc", "--fork", "sh", "-c", script, "sh", self.dir]
+        if Guest.strace:
+            command = ["strace", "-f", "-o", Guest.strace] + command
+        self.errors = open(os.path.join(self.dir, "errors"), "w+")
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=self.errors, stderr=self.errors, preexec_fn=self.enter_cgroup
+        )
+        listener.settimeout(20)
+        self.stream, _ = listener.accept()
+        listener.close()
+        self.stream.settimeout(60)
+        self.hello = decode(self.receive_frame())[1][0]
+
+    def enter_cgroup(self):
+        if self.cgroup:
+            with open(os.path.join(self.cgroup, "cgroup.procs"), "w") as procs:
+                procs.write("0")
+
+    def __exit__(self, *_):
+        self.stream.close()  # and with that the agent powers off
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError("the agent outlives its host")
+        finally:
+            self.errors.close()
+            if self.cgroup:
+                for name in (os.path.join(self.cgroup, "function"), self.cgroup):
+                    remove_cgroup(name)
+            shutil.rmtree(self.dir)
+
+    def receive_exactly(self, count):
+        data = bytearray()
+        while len(data) < count:
+            piece = self.stream.recv(count - len(data))
+            if not piece:
+                raise ConnectionError("the agent closed the connection")
+            data += piece
+        return bytes(data)
+
+    def receive_frame(self):
+        (length,) = struct.unpack("<I", self.receive_exactly(4))
+        assert 0 < length <= FRAME_MAX, length
+        return self.receive_exactly(length)
+
+    def send(self, number, body):
+        message = field(number, body)
+        self.stream.sendall(struct.pack("<I", len(message)) + message)
+
+    def receive_answer(self):
+        logs, dropped = [b"", b""], [0, 0]
+        while True:
+            fields = decode(self.receive_frame())
+            if 3 in fields:
+                log = decode(fields[3][0])
+                stream = log.get(1, [0])[0]
+                logs[stream] += bytes(log.get(2, [b""])[0])
+                dropped[stream] += log.get(3, [0])[0]
+                continue
+            is_init = 2 in fields
+            return Answer(decode(fields[2 if is_init else 4][0]), is_init, logs, dropped)
+
+    def prepare(self, files, handler="app.handler", runtime="python3.11", environment=None, init_ms=10000, log_bytes=65536, memory=128, code_after=()):
+        body = field(1, runtime) + field(2, handler)
+        for name, value in (environment or {}).items():
+            body += field(3, field(1, name) + field(2, value))
+        body += field(4, "f") + field(5, "$LATEST") + field(6, "arn:aws:lambda:eu-west-1:1:function:f")
+        body += field(7, memory) + field(8, init_ms) + field(9, 64 << 20) + field(10, log_bytes)
+        body += field(11, "/aws/lambda/f") + field(12, "2024/01/01/[$LATEST]1")
+        self.send(1, body)
+        for path, content in list(files.items()) + list(code_after):
+            self.send_code(path, content)
+        self.send(3, b"")
+        return self.receive_answer()
+
+    def send_code(self, path, content):
+        kind, mode = FILE, 0o755 if path == "bootstrap" else 0o644
+        if isinstance(content, tuple):
+            kind, content = content
+        if isinstance(content, str):
+            content = content.encode()
+        for start in range(0, max(1, len(content)), 1 << 20):
+            piece = content[start : start + (1 << 20)]
+            self.send(2, field(1, path) + field(2, kind) + field(3, mode) + field(4, piece) + field(5, start > 0))
+
+    def invoke(self, event, request_id="8476a536-e9f4-11e8-9739-2dfe598c3fcd", timeout_ms=3000, **extra):
+        self.send_invoke(event, request_id, timeout_ms, **extra)
+        answer = self.receive_answer()
+        assert answer.request_id == request_id, answer
+        return answer
+
+    def send_invoke(self, event, request_id="1-2-3", timeout_ms=3000, client_context="", identity="", trace=""):
+        event = event if isinstance(event, bytes) else json.dumps(event).encode()
+        body = field(1, request_id) + field(2, timeout_ms) + field(3, event)
+        body += field(4, client_context) + field(5, identity) + field(6, trace)
+        self.send(4, body)
+
+
+def make_cgroup():
+    for root in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
+        if os.path.exists(os.path.join(root, "cgroup.controllers")):
+            path = os.path.join(root, f"mayfly-test-{os.getpid()}-{time.monotonic_ns()}")
+            os.mkdir(path)
+            return path
+    return None
+
+
+def remove_cgroup(path):
+    for _ in range(100):
+        try:
+            os.rmdir(path)
+            return
+        except FileNotFoundError:
+            return
+        except OSError:  # its last process is still ending
+            time.sleep(0.02)
+
+
+def check(condition, *what):
+    if not condition:
+        raise AssertionError(what)
+
+
+# ---- python3.11 ----
+
+BASIC = """
+import os, sys
+def handler(event, context):
+    print("hello", event.get("n"))
+    print("to stderr", file=sys.stderr)
+    return {"n": event.get("n"), "id": context.aws_request_id, "left": context.get_remaining_time_in_millis(),
+            "name": context.function_name, "memory": context.memory_limit_in_mb, "arn": context.invoked_function_arn,
+            "uid": os.getuid(), "gid": os.getgid(), "groups": os.getgroups(), "cwd": os.getcwd(),
+            "status": [l for l in open("/proc/self/status") if l.startswith(("NoNewPrivs", "CapEff"))],
+            "env": dict(os.environ), "path": sys.path, "fds": sorted(os.listdir("/proc/self/fd")),
+            "identity": context.identity.cognito_identity_id, "client": str(context.client_context)}
+"""
+
+
+def test_python_ok():
+    with Guest() as g:
+        hello = decode(g.hello)
+        check(hello[1] == [1] and hello[4] == [b"python3.11"] and hello[6][0] > hello[5][0], hello)
+        r = g.prepare({"app.py": BASIC}, environment={"MINE": "1", "AWS_REGION": "eu-west-1", "_HANDLER": "evil"})
+        check(r.outcome == OK, r)
+        for n in range(3):
+            r = g.invoke({"n": n}, trace=f"Root=1-{n}")
+            v = r.json()
+            check(r.outcome == OK and v["n"] == n and v["id"] == r.request_id, r)
+            check(r.logs == [b"hello %d\n" % n, b"to stderr\n"], r.logs)
+        check(0 < v["left"] <= 3000 and v["uid"] == 993 and v["gid"] == 993 and v["groups"] == [], v)
+        check("NoNewPrivs:\t1\n" in v["status"] and "CapEff:\t0000000000000000\n" in v["status"], v["status"])
+        check(v["cwd"] == "/var/task" and v["name"] == "f" and v["memory"] == "128" and v["arn"].endswith(":f"), v)
+        check(len([f for f in v["fds"]]) <= 6, v["fds"])
+        env = v["env"]
+        check(env["MINE"] == "1" and env["_HANDLER"] == "app.handler" and env["AWS_REGION"] == "eu-west-1", env)
+        check(env["TZ"] == ":UTC" and env["LANG"] == "en_US.UTF-8" and "LC_ALL" not in env, env)
+        check(env["AWS_LAMBDA_FUNCTION_NAME"] == "f" and env["AWS_LAMBDA_FUNCTION_VERSION"] == "$LATEST", env)
+        check(env["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"] == "128" and env["LAMBDA_TASK_ROOT"] == "/var/task", env)
+        check(env["_X_AMZN_TRACE_ID"] == "Root=1-2" and env["AWS_EXECUTION_ENV"] == "AWS_Lambda_python3.11", env)
+        check(env["AWS_LAMBDA_LOG_GROUP_NAME"] == "/aws/lambda/f" and "LD_LIBRARY_PATH" in env, env)
+        check(v["path"][0] == "/var/task", v["path"])
+        r = g.invoke({}, identity='{"cognitoIdentityId":"abc"}', client_context='{"custom":{"a":1}}')
+        check(r.json()["identity"] == "abc" and "'a': 1" in r.json()["client"], r)
+
+
+def test_python_raise():
+    code = 'import json\ndef deep():\n    raise ValueError("boom \\u00e9")\ndef handler(e, c):\n    deep()\n'
+    with Guest() as g:
+        check(g.prepare({"app.py": code}).outcome == OK)
+        for _ in range(2):
+            r = g.invoke({})
+            v = r.json()
+            check(r.outcome == FUNCTION_ERROR, r)
+            check(v["errorType"] == "ValueError" and v["errorMessage"] == "boom é", v)
+            check(v["requestId"] == r.request_id, v)
+            check(
+                v["stackTrace"]
+                == [
+                    '  File "/var/task/app.py", line 5, in handler\n    deep()\n',
+                    '  File "/var/task/app.py", line 3, in deep\n    raise ValueError("boom \\u00e9")\n',
+                ],
+                v,
+            )
+            check(b"[ERROR] ValueError: boom" in r.logs[0], r.logs)
+
+
+def init_error(files, handler, kind, message):
+    with Guest() as g:
+        r = g.prepare(files, handler)
+        check(r.outcome == FUNCTION_ERROR, r)
+        v = r.json()
+        check(v["errorType"] == kind and message in v["errorMessage"], v)
+        r = g.invoke({})
+        check(r.outcome == EXITED and "no runtime" in r.message, r)
+        return v
+
+
+def test_python_syntax_error():
+    v = init_error({"app.py": "def handler(e, c)\n  pass\n"}, "app.handler", "Runtime.UserCodeSyntaxError", "Syntax error in module 'app'")
+    check(v["stackTrace"] == ['  File "/var/task/app.py" Line 1\n    def handler(e, c)\n'], v)
+
+
+def test_python_missing_handler():
+    init_error({"app.py": "x = 1"}, "app.handler", "Runtime.HandlerNotFound", "Handler 'handler' missing on module 'app'")
+
+
+def test_python_missing_module():
+    init_error({"app.py": "x = 1"}, "nope.handler", "Runtime.ImportModuleError", "Unable to import module 'nope': No module named 'nope'")
+
+
+def test_python_malformed_handler():
+    init_error({"app.py": "x = 1"}, "handler", "Runtime.MalformedHandlerName", "Bad handler 'handler'")
+
+
+def test_python_builtin_module():
+    init_error({"app.py": "x = 1"}, "time.sleep", "Runtime.BuiltInModuleConflict", "Cannot use built-in module time")
+
+
+def test_python_raise_at_import():
+    v = init_error({"app.py": "x = 1\n1 / 0\n"}, "app.handler", "ZeroDivisionError", "division by zero")
+    check(v["stackTrace"] == ['  File "/var/task/app.py", line 2, in <module>\n    1 / 0\n'], v)
+
+
+def test_python_package_handler():
+    with Guest() as g:
+        files = {"pkg/sub/mod.py": "from pkg.sub import other\ndef fn(e, c): return other.X", "pkg/sub/other.py": "X = 7"}
+        check(g.prepare(files, "pkg/sub/mod.fn").outcome == OK)
+        check(g.invoke({}).payload == b"7")
+
+
+def test_python_exit():
+    for how, words in (("sys.exit(3)", "exit status 3"), ("os._exit(0)", "without providing a reason"), ("os.kill(os.getpid(), 9)", "signal: 9 (Killed)")):
+        with Guest() as g:
+            check(g.prepare({"app.py": f"import os, sys\ndef handler(e, c):\n    print('bye', flush=True)\n    {how}\n"}).outcome == OK)
+            r = g.invoke({})
+            check(r.outcome == EXITED and words in r.message and r.logs[0] == b"bye\n", r)
+            check(g.invoke({}).outcome == EXITED)
+
+
+def test_python_exit_at_import():
+    with Guest() as g:
+        r = g.prepare({"app.py": "import sys\nsys.exit(5)\n"})
+        check(r.outcome == EXITED and "exit status 5" in r.message, r)
+
+
+def test_python_timeout():
+    with Guest() as g:
+        check(g.prepare({"app.py": "import time\ndef handler(e, c):\n    print('in')\n    time.sleep(60)\n"}).outcome == OK)
+        began = time.monotonic()
+        r = g.invoke({}, timeout_ms=300)
+        check(r.outcome == TIMEOUT and r.message == "Task timed out after 0.30 seconds", r)
+        check(r.logs[0] == b"in\n" and 0.25 < time.monotonic() - began < 2, r)
+        check(g.invoke({}).outcome == EXITED)
+
+
+def test_python_timeout_children():
+    code = "import os, time\ndef handler(e, c):\n    for _ in range(20):\n        if os.fork() == 0:\n            os.setsid(); time.sleep(60)\n    time.sleep(60)\n"
+    with Guest() as g:
+        check(g.prepare({"app.py": code}).outcome == OK)
+        check(g.invoke({}, timeout_ms=500).outcome == TIMEOUT)
+        if g.cgroup:
+            for _ in range(100):
+                if not open(os.path.join(g.cgroup, "function", "cgroup.procs")).read():
+                    break
+                time.sleep(0.02)
+            check(not open(os.path.join(g.cgroup, "function", "cgroup.procs")).read(), "processes left")
+
+
+def test_python_init_timeout():
+    with Guest() as g:
+        r = g.prepare({"app.py": "import time\ntime.sleep(60)\n"}, init_ms=300)
+        check(r.outcome == TIMEOUT, r)
+
+
+def test_python_orphans():
+    code = "import os\ndef handler(e, c):\n    if os.fork() == 0:\n        if os.fork() == 0: os._exit(0)\n        os._exit(0)\n    os.wait()\n    return [p for p in os.listdir('/proc') if p.isdigit()]\n"
+    with Guest() as g:
+        check(g.prepare({"app.py": code}).outcome == OK)
+        for _ in range(50):
+            r = g.invoke({})
+        time.sleep(0.2)
+        check(len(g.invoke({}).json()) <= 3, r)
+
+
+def test_python_prints_100_mb():
+    code = "import os\ndef handler(e, c):\n    chunk = b'x' * 65535 + b'\\n'\n    for _ in range(1600): os.write(1, chunk)\n    return 'done'\n"
+    with Guest() as g:
+        check(g.prepare({"app.py": code}, log_bytes=1 << 20).outcome == OK)
+        for _ in range(2):
+            r = g.invoke({}, timeout_ms=30000)
+            check(r.outcome == OK and r.payload == b'"done"', r.outcome)
+            check(len(r.logs[0]) == 1 << 20 and r.dropped == [1600 * 65536 - (1 << 20), 0], len(r.logs[0]), r.dropped)
+
+
+def test_python_response_sizes():
+    with Guest() as g:
+        check(g.prepare({"app.py": "def handler(e, c): return 'a' * e"}).outcome == OK)
+        for size in (0, 1, 60000, 65526, 65536, 200000, (6 << 20) - 2):
+            r = g.invoke(size)
+            check(r.outcome == OK and len(r.payload) == size + 2, size, r.outcome, r.message)
+        r = g.invoke((6 << 20) - 1)
+        check(r.outcome == TOO_LARGE and r.payload == b"", r)
+        check(g.invoke(1).payload == b'"a"', "lives on")
+
+
+def test_python_event_sizes():
+    with Guest() as g:
+        check(g.prepare({"app.py": "def handler(e, c): return len(e)"}).outcome == OK)
+        for size in (0, 1, 60000, 65536, 200000, (6 << 20) - 2, 5):
+            r = g.invoke("b" * size)
+            check(r.outcome == OK and r.json() == size, size, r)
+
+
+def test_python_not_json():
+    with Guest() as g:
+        check(g.prepare({"app.py": "def handler(e, c): return {1, 2} if e else object"}).outcome == OK)
+        r = g.invoke(1)
+        check(r.outcome == FUNCTION_ERROR and r.json()["errorType"] == "Runtime.MarshalError", r)
+        check("Unable to marshal response: Object of type set is not JSON serializable" == r.json()["errorMessage"], r)
+        r = g.invoke(b"{nope")
+        check(r.json()["errorType"] == "Runtime.UnmarshalError" and "Unable to unmarshal input:" in r.json()["errorMessage"], r)
+
+
+def test_python_large_error():
+    with Guest() as g:
+        check(g.prepare({"app.py": "def handler(e, c): raise Exception('y' * 10000000)"}).outcome == OK)
+        r = g.invoke(1)
+        check(r.outcome == FUNCTION_ERROR and len(r.payload) < 256 << 10 and r.json()["errorType"] == "Exception", r)
+
+
+def test_python_recursion():
+    with Guest() as g:
+        check(g.prepare({"app.py": "def handler(e, c): return handler(e, c)"}).outcome == OK)
+        r = g.invoke(1)
+        check(r.json()["errorType"] == "RecursionError" and len(r.json()["stackTrace"]) <= 200, r)
+
+
+def test_python_logging():
+    code = "import logging\nlog = logging.getLogger()\nlog.setLevel('INFO')\ndef handler(e, c):\n    log.info('a %s', 1)\n    c.log('direct\\n')\n"
+    with Guest() as g:
+        check(g.prepare({"app.py": code}).outcome == OK)
+        r = g.invoke({}, request_id="rid-1")
+        lines = r.logs[0].decode().split("\n")
+        check(lines[0].startswith("[INFO]\t20") and lines[0].endswith("Z\trid-1\ta 1") and lines[1] == "direct", r)
+
+
+def test_python_threads_and_subprocess():
+    code = "import subprocess, threading\ndef handler(e, c):\n    t = threading.Thread(target=print, args=('t',)); t.start(); t.join()\n    return subprocess.run(['sh', '-c', 'echo sub >&2; echo out; ls /proc/self/fd | wc -l'], capture_output=True, text=True).stdout\n"
+    with Guest() as g:
+        check(g.prepare({"app.py": code}).outcome == OK)
+        r = g.invoke({})
+        check(r.json() == "out\n4\n" and r.logs[0] == b"t\n", r)
+
+
+def test_python_device_links_and_spawn():
+    code = "import multiprocessing, os\ndef work(q): q.put(41)\ndef handler(e, c):\n    os.system('echo a > /dev/stdout; echo b > /dev/stderr')\n    m = multiprocessing.get_context('spawn'); q = m.Queue(); p = m.Process(target=work, args=(q,)); p.start(); v = q.get(); p.join(); exit_exists = exit\n    return v\n"
+    with Guest() as g:
+        check(g.prepare({"app.py": code}).outcome == OK)
+        r = g.invoke({})
+        check(r.json() == 41 and r.logs == [b"a\n", b"b\n"], r)
+
+
+def test_python_large_code():
+    with Guest() as g:
+        files = {f"data/{n}": os.urandom(5 << 20) for n in range(8)}
+        check(g.prepare({"app.py": "import os\ndef handler(e, c): return sum(os.path.getsize('data/' + n) for n in os.listdir('data'))"} | files).outcome == OK)
+        check(g.invoke({}).json() == 40 << 20)
+
+
+def test_python_broken_protocol():
+    for word in ("bytes(8)", "b'\\xff' * 8", "b'\\x02\\0\\0\\0\\xff\\xff\\xff\\x7f'", "b'\\x02\\0\\0\\0\\1\\0\\0\\0xx'"):
+        with Guest() as g:
+            check(g.prepare({"app.py": f"import os, time\ndef handler(e, c):\n    os.write(4, {word}); time.sleep(60)\n"}).outcome == OK)
+            r = g.invoke({}, timeout_ms=5000)
+            check(r.outcome == AGENT_ERROR and "protocol" in r.message, word, r)
+    with Guest() as g:  # an answer before it was asked
+        check(g.prepare({"app.py": "import os, threading\ndef handler(e, c): pass\nthreading.Timer(0.2, os.write, (4, b'\\x02' + bytes(7))).start()\n"}).outcome == OK)
+        time.sleep(0.5)
+        check(g.invoke({}).outcome == EXITED)
+
+
+def test_python_read_only_code():
+    code = "def handler(e, c):\n    out = []\n    for p in ('/var/task/app.py', '/var/task/new', '/etc/passwd', '/usr/lib/mayfly/agent'):\n        try: open(p, 'a'); out.append(p)\n        except OSError: pass\n    open('/tmp/x', 'w').write('ok')\n    return out\n"
+    with Guest() as g:
+        check(g.prepare({"app.py": code}).outcome == OK)
+        check(g.invoke({}).json() == [])
+
+
+def test_code_paths():
+    for path in ("../x", "/etc/x", "a/../../x", "a//b", "./a", "", "a/.", "x" * 300, "a/" * 600 + "b"):
+        with Guest() as g:
+            r = g.prepare({path: "1"})
+            check(r.outcome == AGENT_ERROR and "code path" in r.message, path, r)
+    for link, then in (("l", "l/passwd"), ("d/l", "d/l/x"), ("l", "l")):
+        with Guest() as g:
+            r = g.prepare({"app.py": "def handler(e, c): return 1"} | dict([(link, (SYMLINK, "/tmp"))]), code_after=[(then, "evil")])
+            check(r.outcome == AGENT_ERROR, r)
+            check(not os.path.exists("/tmp/passwd") and not os.path.exists("/tmp/x"), "escaped")
+
+
+def test_code_kinds():
+    code = "import os\ndef handler(e, c): return [os.path.getsize('big'), os.readlink('l'), os.path.isdir('d'), oct(os.stat('app.py').st_mode), os.stat('app.py').st_uid]"
+    with Guest() as g:
+        big = os.urandom(3 * (1 << 20) + 17)
+        r = g.prepare({"d": (DIRECTORY, b""), "l": (SYMLINK, "app.py"), "big": big, "app.py": code})
+        check(r.outcome == OK, r)
+        check(g.invoke({}).json() == [len(big), "app.py", True, "0o100644", 0])
+
+
+def test_unknown_runtime():
+    with Guest() as g:
+        r = g.prepare({"app.py": ""}, runtime="cobol")
+        check(r.outcome == AGENT_ERROR and "no runtime 'cobol'" in r.message, r)
+
+
+def test_bad_request_id():
+    with Guest() as g:
+        check(g.prepare({"app.py": "def handler(e, c): return 1"}).outcome == OK)
+        g.send_invoke({}, request_id="a b\r\nX: y")
+        check(g.receive_answer().outcome == AGENT_ERROR)
+        check(g.invoke({}).outcome == OK)
+
+
+def test_shutdown():
+    code = "import signal, sys, time\ndef bye(*a):\n    print('bye', flush=True); sys.exit(0)\nsignal.signal(signal.SIGTERM, bye)\ndef handler(e, c): return 1"
+    for grace in (0, 2000):
+        with Guest() as g:
+            check(g.prepare({"app.py": code}).outcome == OK)
+            g.send(5, field(1, grace))
+            check(g.process.wait(5) is not None)
+    with Guest() as g:  # a runtime that will not go
+        check(g.prepare({"app.py": "import signal\nsignal.signal(15, signal.SIG_IGN)\ndef handler(e, c): return 1"}).outcome == OK)
+        began = time.monotonic()
+        g.send(5, field(1, 500))
+        g.process.wait(5)
+        check(0.4 < time.monotonic() - began < 3)
+
+
+def test_hostile_host():
+    for garbage in (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x03\0\0\0\xff\xff\xff", struct.pack("<I", 3) + field(4, b"\0")[:3]):
+        with Guest() as g:
+            g.stream.sendall(garbage)
+            check(g.process.wait(5) is not None)
+    with Guest() as g:  # an Invoke before Prepare
+        g.send_invoke({})
+        check(g.process.wait(5) is not None)
+
+
+# ---- provided ----
+
+BOOTSTRAP = """#!/usr/bin/python3.11
+import http.client, json, os, sys, time
+api = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
+def call(method, path, body=None, headers={}, **more):
+    api.request(method, "/2018-06-01/runtime/" + path, body, headers, **more)
+    answer = api.getresponse()
+    return answer.status, dict(answer.getheaders()), answer.read()
+"""
+LOOP = """
+while True:
+    status, headers, event = call("GET", "invocation/next")
+    rid = headers["Lambda-Runtime-Aws-Request-Id"]
+    event = json.loads(event)
+    print("got", status, flush=True)
+    exec(event["do"])
+"""
+
+
+def provided(setup="", loop=LOOP):
+    return {"bootstrap": BOOTSTRAP + setup + loop}
+
+
+def test_provided_ok():
+    with Guest() as g:
+        r = g.prepare(provided(), runtime="provided")
+        check(r.outcome == OK, r)
+        do = 'r = call("POST", f"invocation/{rid}/response", json.dumps([headers, dict(os.environ), os.getuid()]))\nprint(r[0], r[2].decode(), flush=True)'
+        for n in range(3):
+            r = g.invoke({"do": do}, trace="Root=1-x", client_context='{"a":\n1}', identity='{"b":2}')
+            check(r.outcome == OK and b"got 200\n" in r.logs[0], r)
+            headers, env, uid = r.json()
+            check(headers["Lambda-Runtime-Aws-Request-Id"] == r.request_id, headers)
+            check(abs(int(headers["Lambda-Runtime-Deadline-Ms"]) - time.time() * 1000 - 3000) < 2000, headers)
+            check(headers["Lambda-Runtime-Invoked-Function-Arn"].endswith(":function:f"), headers)
+            check(headers["Lambda-Runtime-Trace-Id"] == "Root=1-x" and headers["Content-Type"] == "application/json", headers)
+            check(headers["Lambda-Runtime-Client-Context"] == '{"a": 1}' and headers["Lambda-Runtime-Cognito-Identity"] == '{"b":2}', headers)
+            check(uid == 993 and env["AWS_LAMBDA_RUNTIME_API"] == "127.0.0.1:9001" and env["_HANDLER"] == "app.handler", env)
+        r = g.invoke({"do": 'call("POST", f"invocation/{rid}/response", "1")'})
+        check(b'202 {"status":"OK"}' in r.logs[0], r)
+
+
+def test_provided_chunked():
+    with Guest() as g:
+        check(g.prepare(provided(), runtime="provided").outcome == OK)
+        r = g.invoke({"do": 'call("POST", f"invocation/{rid}/response", iter([b"ab"] * 1000), encode_chunked=True)'})
+        check(r.outcome == OK and r.payload == b"ab" * 1000, r)
+
+
+def test_provided_error():
+    with Guest() as g:
+        check(g.prepare(provided(), runtime="provided").outcome == OK)
+        body = '{"errorMessage":"m","errorType":"T","stackTrace":[]}'
+        r = g.invoke({"do": f"call('POST', f'invocation/{{rid}}/error', {body!r})"})
+        check(r.outcome == FUNCTION_ERROR and r.payload.decode() == body, r)
+        r = g.invoke({"do": "call('POST', f'invocation/{rid}/error', '', {'Lambda-Runtime-Function-Error-Type': 'Runtime.Odd'})"})
+        check(r.outcome == FUNCTION_ERROR and r.json()["errorType"] == "Runtime.Odd", r)
+
+
+def test_provided_refusals():
+    with Guest() as g:
+        check(g.prepare(provided(), runtime="provided").outcome == OK)
+        do = """
+out = [call("POST", "invocation/other/response", "1"), call("POST", "invocation//response", "1"), call("POST", "nope", ""), call("GET", f"invocation/{rid}/response"),
+       call("GET", "invocation/next"), call("POST", "init/error", "{}"), call("PUT", "invocation/next", ""), call("GET", "x" * 5000)]
+call("POST", f"invocation/{rid}/response", json.dumps([[s, b.decode()] for s, h, b in out]))
+again = call("POST", f"invocation/{rid}/response", "2")
+print("again", again[0], again[2].decode(), flush=True)
+"""
+        r = g.invoke({"do": do})
+        v = r.json()
+        check([s for s, _ in v] == [400, 400, 404, 405, 403, 403, 405, 404], v)
+        check(json.loads(v[0][1])["errorType"] == "InvalidRequestID", v)
+        r = g.invoke({"do": 'call("POST", f"invocation/{rid}/response", "1")'})
+        check(b"again 400" in r.logs[0], r)
+
+
+def test_provided_sizes():
+    with Guest() as g:
+        check(g.prepare(provided(), runtime="provided").outcome == OK)
+        for size in (0, 100000, 6 << 20):
+            r = g.invoke({"do": f'call("POST", f"invocation/{{rid}}/response", "a" * {size})'}, timeout_ms=20000)
+            check(r.outcome == OK and len(r.payload) == size, size, r.outcome, r.message)
+        r = g.invoke({"do": 'x = call("POST", f"invocation/{rid}/response", "a" * ((6 << 20) + 1)); print(x[0], x[2].decode(), flush=True)'})
+        check(r.outcome == TOO_LARGE, r)
+        r = g.invoke({"do": 'call("POST", f"invocation/{rid}/response", "1")', "pad": "p" * (6 << 20)}, timeout_ms=20000)
+        check(r.outcome == OK and b'413 {"errorMessage":"Exceeded maximum' in r.logs[0], r)
+
+
+def test_provided_init_error():
+    with Guest() as g:
+        body = '{"errorMessage":"no","errorType":"Extension.X"}'
+        r = g.prepare(provided(f"call('POST', 'init/error', {body!r})\nsys.exit(1)\n"), runtime="provided")
+        check(r.outcome == FUNCTION_ERROR and r.payload.decode() == body, r)
+
+
+def test_provided_init_exit():
+    with Guest() as g:
+        r = g.prepare(provided("sys.exit(9)\n"), runtime="provided")
+        check(r.outcome == EXITED and "exit status 9" in r.message, r)
+
+
+def test_provided_no_bootstrap():
+    with Guest() as g:
+        r = g.prepare({"app.py": ""}, runtime="provided")
+        check(r.outcome == FUNCTION_ERROR and r.json()["errorType"] == "Runtime.InvalidEntrypoint", r)
+        check("Couldn't find valid bootstrap(s): [/var/task/bootstrap /opt/bootstrap]" in r.json()["errorMessage"], r)
+    with Guest() as g:
+        r = g.prepare({"bootstrap": b"no program"}, runtime="provided")
+        check(r.outcome == FUNCTION_ERROR and "Exec format error" in r.json()["errorMessage"], r)
+
+
+def test_provided_shell():
+    """The tutorial's runtime: a shell script, curl, a connection for every call."""
+    if not shutil.which("curl"):
+        return "no curl here"
+    script = """#!/bin/sh
+while true; do
+  H=$(mktemp)
+  E=$(curl -sS -LD "$H" "http://$AWS_LAMBDA_RUNTIME_API/2018-06-01/runtime/invocation/next")
+  ID=$(grep -Fi Lambda-Runtime-Aws-Request-Id "$H" | tr -d '[:space:]' | cut -d: -f2)
+  curl -sS "http://$AWS_LAMBDA_RUNTIME_API/2018-06-01/runtime/invocation/$ID/response" -d "echo $E" >/dev/null
+done
+"""
+    with Guest() as g:
+        check(g.prepare({"bootstrap": script}, runtime="provided").outcome == OK)
+        for n in range(12):
+            r = g.invoke({"n": n})
+            check(r.outcome == OK and r.payload == b'echo {"n": %d}' % n, r)
+
+
+def test_provided_timeout_and_exit():
+    with Guest() as g:
+        check(g.prepare(provided(), runtime="provided").outcome == OK)
+        check(g.invoke({"do": "time.sleep(60)"}, timeout_ms=300).outcome == TIMEOUT)
+    with Guest() as g:
+        check(g.prepare(provided(), runtime="provided").outcome == OK)
+        r = g.invoke({"do": "sys.exit(4)"})
+        check(r.outcome == EXITED and "exit status 4" in r.message, r)
+    with Guest() as g:  # answers, then ends at once: the answer counts
+        check(g.prepare(provided(), runtime="provided").outcome == OK)
+        r = g.invoke({"do": 'call("POST", f"invocation/{rid}/response", "1"); os._exit(1)'})
+        check(r.outcome == OK and r.payload == b"1", r)
+
+
+def test_provided_hostile_http():
+    setup = """
+import socket
+def raw(data, wait=0.05):
+    s = socket.create_connection(("127.0.0.1", 9001)); s.sendall(data); s.settimeout(wait)
+    try: return s.recv(1000)
+    except OSError: return b""
+keep = []
+for data in (b"\\0" * 5000, b"GET / HTTP/9.9\\r\\n\\r\\n", b"CONNECT a:1 HTTP/1.1\\r\\n\\r\\n", b"A" * 300000, b"POST /2018-06-01/runtime/init/error HTTP/1.1\\r\\nContent-Length: 18446744073709551616\\r\\n\\r\\n",
+             b"POST / HTTP/1.1\\r\\nContent-Length: 1\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n0\\r\\n\\r\\n", b"GET / HTTP/1.1\\r\\nUpgrade: x\\r\\nConnection: Upgrade\\r\\n\\r\\n",
+             b"GET / HTTP/1.1\\r\\n" + b"H: v\\r\\n" * 20000 + b"\\r\\n", b"POST /x HTTP/1.1\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\nzz\\r\\n"):
+    try: raw(data)
+    except OSError: pass
+for _ in range(50):
+    s = socket.socket(); s.setblocking(False)
+    try: s.connect(("127.0.0.1", 9001))
+    except OSError: pass
+    keep.append(s)
+time.sleep(0.2)
+for s in keep: s.close()
+time.sleep(0.2)
+"""
+    with Guest() as g:
+        r = g.prepare(provided(setup), runtime="provided")
+        check(r.outcome == OK, r)
+        r = g.invoke({"do": 'call("POST", f"invocation/{rid}/response", "1")'})
+        check(r.outcome == OK and r.payload == b"1", r)
+
+
+# ---- what an invocation costs ----
+
+
+def count_system_calls():
+    """Not a test: prints how many system calls one small invocation makes, agent and runtime."""
+    Guest.strace = os.path.join(tempfile.gettempdir(), f"mayfly-strace-{os.getpid()}")
+    code = "def handler(e, c): return e"
+    calls = 50
+    with Guest() as g:
+        check(g.prepare({"app.py": code}).outcome == OK)
+        g.invoke({})
+        before = open(Guest.strace).read().count("\n")
+        time.sleep(0.3)
+        before = len(open(Guest.strace).read().splitlines())
+        for _ in range(calls):
+            g.invoke({})
+        time.sleep(0.3)
+        lines = open(Guest.strace).read().splitlines()[before:]
+    os.remove(Guest.strace)
+    names = {}
+    for line in lines:
+        if "resumed>" in line:
+            continue
+        pid, rest = line.split(None, 1)
+        names.setdefault((pid, rest.split("(")[0]), 0)
+        names[pid, rest.split("(")[0]] += 1
+    total = sum(names.values())
+    print(f"system calls per small python invocation: {total / calls:.2f}")
+    for (pid, name), n in sorted(names.items()):
+        print(f"  process {pid} {name}: {n / calls:.2f}")
+
+
+def main():
+    global AGENT
+    arguments = [a for a in sys.argv[1:] if a != "-v"]
+    if not arguments or os.geteuid() != 0:
+        sys.exit(__doc__)
+    AGENT = os.path.abspath(arguments[0])
+    if arguments[1:] == ["count"]:
+        return count_system_calls()
+    tests = [(n, f) for n, f in globals().items() if n.startswith("test_") and (len(arguments) == 1 or n[5:] in arguments[1:] or n in arguments[1:])]
+    failed = 0
+    for name, test in tests:
+        began = time.monotonic()
+        try:
+            note = test()
+            print(f"ok   {name} ({time.monotonic() - began:.2f} s)" + (f": skipped, {note}" if note else ""), flush=True)
+        except Exception as e:
+            failed += 1
+            print(f"FAIL {name}: {type(e).__name__}: {e}", flush=True)
+    print(f"{len(tests) - failed} passed, {failed} failed")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
