@@ -6,28 +6,18 @@ build=$1 state=$2
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$here")
 mayfly="$build/bin/mayfly"
-stamps="$build/stamps"
-mkdir -p "$stamps" "$state"
-
-# unchanged NAME KEY - is the image there, made of the same inputs?
-unchanged() {
-    [ "$(cat "$stamps/$1" 2>/dev/null)" = "$2" ] &&
-        "$mayfly" image inspect "$1" --store "$state/images" >/dev/null 2>&1
-}
+stamp="$state/kernel-stamp"
+mkdir -p "$state"
 
 vmlinux=$("$here/build-kernel.sh" "$build/kernel")
-if ! unchanged linux-6.12 "$vmlinux"; then
+# The path names the hash of all inputs, so the same path is the same kernel.
+if [ "$(cat "$stamp" 2>/dev/null)" != "$vmlinux" ] ||
+    ! "$mayfly" image inspect linux-6.12 --store "$state/images" >/dev/null 2>&1; then
     "$mayfly" image import "$vmlinux" --kind kernel --name linux-6.12 --store "$state/images"
-    echo "$vmlinux" >"$stamps/linux-6.12"
+    echo "$vmlinux" >"$stamp"
 fi
 
 for recipe in base python3.11; do
-    key=$(cd "$root" && cat "$build/bin/mayfly-agent" "images/recipes/$recipe.yaml" images/builder.c \
-        $(find guest-agent/runtimes -type f | sort) | sha256sum | cut -c1-16)
-    if ! unchanged "$recipe" "$key"; then
-        "$mayfly" image build "$root/images/recipes/$recipe.yaml" --name "$recipe" \
-            --agent "$build/bin/mayfly-agent" --runtimes "$root/guest-agent/runtimes" \
-            --store "$state/images"
-        echo "$key" >"$stamps/$recipe"
-    fi
+    "$mayfly" image build "$root/images/recipes/$recipe.yaml" --if-changed --source "$root" \
+        --agent "$build/bin/mayfly-agent" --store "$state/images"
 done
