@@ -37,7 +37,8 @@ int loop_add_timer(struct loop *loop, uint64_t delay_ms, loop_callback *callback
                    struct loop_source **ret_source);
 
 /* loop_turn - wait up to @timeout_ms (-1: for ever) and dispatch one batch of what is ready.
- * Returns how many sources were, or -errno. For callers with a loop of their own: tests, fuzzers. */
+ * Returns how many sources were, or -errno. For callers with a loop of their own: tests, fuzzers.
+ */
 int loop_turn(struct loop *loop, int timeout_ms);
 
 /* loop_run - dispatch until loop_stop(). Returns what loop_stop() was given, or -errno. */

@@ -13,16 +13,18 @@
  * noreplace-smp: patching every LOCK prefix away is a tenth of a boot; vCPUs can be several.
  * rcu_expedited: grace periods by interrupt, not by waiting for ticks.
  */
-static const char common[] = "console=ttyS0 quiet reboot=k panic=-1 no_timer_check tsc=reliable "
-                             "noreplace-smp rcupdate.rcu_expedited=1 8250.nr_uarts=1 thp_anon=64K:always";
+static const char common[] =
+    "console=ttyS0 quiet reboot=k panic=-1 no_timer_check tsc=reliable "
+    "noreplace-smp rcupdate.rcu_expedited=1 8250.nr_uarts=1 thp_anon=64K:always";
 
 /*
  * Where KVM emulates supervisor mode: no instructions that its emulator lacks (the assist has some
  * of them, each at the price of an exit), AVX-512 off because its state would be copied at every
  * switch, and no walk that write-protects kernel text.
  */
-static const char emulated[] = " clearcpuid=smap,xsavec,xsaves,xsaveopt,cx16,avx512f,erms nofsgsbase "
-                               "rodata=off";
+static const char emulated[] =
+    " clearcpuid=smap,xsavec,xsaves,xsaveopt,cx16,avx512f,erms nofsgsbase "
+    "rodata=off";
 
 static const char root[] = " root=/dev/pmem0 rootfstype=erofs rootflags=dax=always ro "
                            "init=/sbin/mayfly-agent";

@@ -7,18 +7,18 @@
 #include <string.h>
 #include <sys/epoll.h>
 
-#include "common/bytes.h"
+#include "common/clock.h"
 #include "common/fd.h"
 #include "control.pb-c.h"
-#include "machine.h"
+#include "machine_snapshot.h"
 
 enum {
     MESSAGE_MAX = 65536,
-    /* Start's descriptors, in this order; disks follow. */
+    /* Start's descriptors, in this order. */
     FD_KVM = 0,
-    FD_KERNEL,
     FD_CONSOLE,
     FD_VSOCK,
+    FD_KERNEL, /* not for a shell */
     FD_DISKS,
     MAX_FDS = FD_DISKS + MACHINE_MAX_DISKS,
 };
@@ -31,6 +31,9 @@ struct control {
     Mayfly__Monitor__StatusReply__State state;
     int fds[MAX_FDS]; /* owned: what Start brought, for the machine's life */
     size_t n_fds;
+    const int *request_fds; /* borrowed: what came with the request that is being served */
+    size_t n_request_fds;
+    uint64_t request_ns; /* when it was taken off the socket */
 };
 
 static void send_message(struct control *control, const Mayfly__Monitor__Message *message)
@@ -92,7 +95,9 @@ static void on_machine_ended(void *opaque, enum machine_end how, const char *tex
 static int machine_config_of(const struct control *control, const Mayfly__Monitor__Start *start,
                              struct machine_config *config, struct error *err)
 {
-    if (start->n_disks > MACHINE_MAX_DISKS || control->n_fds != FD_DISKS + start->n_disks)
+    size_t disks_at = start->shell ? FD_KERNEL : FD_DISKS;
+
+    if (start->n_disks > MACHINE_MAX_DISKS || control->n_fds != disks_at + start->n_disks)
         return error_say(err, EINVAL, "start: %zu descriptors for %zu disks", control->n_fds,
                          start->n_disks);
     *config = (struct machine_config){
@@ -100,7 +105,7 @@ static int machine_config_of(const struct control *control, const Mayfly__Monito
         .vcpus = start->vcpus,
         .command_line = start->command_line,
         .kvm_fd = control->fds[FD_KVM],
-        .kernel_fd = control->fds[FD_KERNEL],
+        .kernel_fd = start->shell ? -1 : control->fds[FD_KERNEL],
         .console_fd = control->fds[FD_CONSOLE],
         .vsock_listen_fd = control->fds[FD_VSOCK],
         .vsock_path = start->vsock_path,
@@ -110,7 +115,7 @@ static int machine_config_of(const struct control *control, const Mayfly__Monito
     };
     for (size_t i = 0; i < start->n_disks; i++)
         config->disks[i] = (struct machine_disk){
-            .fd = control->fds[FD_DISKS + i],
+            .fd = control->fds[disks_at + i],
             .pmem = start->disks[i]->kind == MAYFLY__MONITOR__DISK__KIND__PMEM,
             .read_only = start->disks[i]->read_only,
         };
@@ -128,9 +133,54 @@ static int do_start(struct control *control, const Mayfly__Monitor__Start *start
         r = machine_new(&config, control->loop, on_machine_ended, control, &control->machine, err);
     if (r == 0)
         r = machine_start(control->machine, err);
-    if (r == 0)
+    if (r == 0 && start->shell)
+        control->state = MAYFLY__MONITOR__STATUS_REPLY__STATE__SHELL;
+    else if (r == 0)
         control->state = MAYFLY__MONITOR__STATUS_REPLY__STATE__RUNNING;
     return r;
+}
+
+static int do_snapshot(struct control *control, const Mayfly__Monitor__Snapshot *snapshot,
+                       struct error *err)
+{
+    if (control->state != MAYFLY__MONITOR__STATUS_REPLY__STATE__PAUSED)
+        return error_say(err, EINVAL, "snapshot: no VM is paused");
+    if (control->n_request_fds != 2)
+        return error_say(err, EINVAL, "snapshot: wants a memory file and a state file");
+    return machine_snapshot(control->machine, control->request_fds[0], control->request_fds[1],
+                            snapshot->kept_host_port, err);
+}
+
+/* The reply goes out after the guest was set running: it is not on the way to the first result. */
+static void do_restore(struct control *control)
+{
+    Mayfly__Monitor__Reply reply = MAYFLY__MONITOR__REPLY__INIT;
+    Mayfly__Monitor__RestoreReply restored = MAYFLY__MONITOR__RESTORE_REPLY__INIT;
+    struct restore_times times = {0};
+    struct error err = {0};
+    int r = 0;
+
+    if (control->state != MAYFLY__MONITOR__STATUS_REPLY__STATE__SHELL)
+        r = error_say(&err, EINVAL, "restore: this is no shell");
+    else if (control->n_request_fds != 3)
+        r = error_say(&err, EINVAL, "restore: wants memory, state and the agent's connection");
+    if (r == 0) {
+        /* Whatever happens, it is a shell no longer: half a state must not be run or overwritten.
+         */
+        control->state = MAYFLY__MONITOR__STATUS_REPLY__STATE__ENDED;
+        r = machine_restore(control->machine, control->request_fds[0], control->request_fds[1],
+                            control->request_fds[2], &times, &err);
+    }
+    if (r < 0) {
+        send_result(control, r, &err);
+        return;
+    }
+    control->state = MAYFLY__MONITOR__STATUS_REPLY__STATE__RUNNING;
+    restored.began_ns = control->request_ns;
+    restored.map_ns = times.map_ns;
+    restored.restored_ns = times.restored_ns;
+    reply.restore = &restored;
+    send_reply(control, &reply);
 }
 
 static int do_pause(struct control *control, struct error *err)
@@ -198,6 +248,7 @@ static void do_status(struct control *control)
     status.kernel_load_us = now.kernel_load_us;
     status.boot_tsc = now.boot_tsc;
     status.tsc_khz = now.tsc_khz;
+    status.first_exit_ns = now.first_exit_ns;
     reply.status = &status;
     send_reply(control, &reply);
 }
@@ -218,6 +269,12 @@ static void dispatch(struct control *control, const Mayfly__Monitor__Request *re
         break;
     case MAYFLY__MONITOR__REQUEST__BODY_STATUS:
         do_status(control);
+        break;
+    case MAYFLY__MONITOR__REQUEST__BODY_SNAPSHOT:
+        send_result(control, do_snapshot(control, request->snapshot, &err), &err);
+        break;
+    case MAYFLY__MONITOR__REQUEST__BODY_RESTORE:
+        do_restore(control);
         break;
     case MAYFLY__MONITOR__REQUEST__BODY_STOP:
         machine_free(control->machine);
@@ -249,18 +306,22 @@ static void on_readable(void *opaque, uint32_t events)
         loop_stop(control->loop, r == -ECONNRESET ? 0 : r);
         return;
     }
-    if (n_fds > 0 && control->n_fds == 0) {
-        memcpy(control->fds, fds, n_fds * sizeof(fds[0]));
-        control->n_fds = n_fds;
-    } else {
-        close_fds(fds, n_fds);
-    }
+    control->request_ns = clock_now_ns();
     Mayfly__Monitor__Request *request = mayfly__monitor__request__unpack(NULL, len, buffer);
     if (!request) {
+        close_fds(fds, n_fds);
         loop_stop(control->loop, -EBADMSG);
         return;
     }
+    control->request_fds = fds;
+    control->n_request_fds = n_fds;
+    if (request->body_case == MAYFLY__MONITOR__REQUEST__BODY_START && control->n_fds == 0) {
+        memcpy(control->fds, fds, n_fds * sizeof(fds[0]));
+        control->n_fds = n_fds;
+        n_fds = 0;
+    }
     dispatch(control, request);
+    close_fds(fds, n_fds);
     mayfly__monitor__request__free_unpacked(request, NULL);
 }
 

@@ -196,7 +196,9 @@ int machine_new(const struct machine_config *config, struct loop *loop, machine_
         r = create_vcpus(machine, config, err);
     if (r == 0) {
         machine->status.tsc_khz = vcpu_tsc_khz(machine->vcpus[0]);
-        r = load_guest(machine, config, err);
+        cpu_identity_read(&machine->cpu);
+        machine->is_shell = config->kernel_fd < 0;
+        r = machine->is_shell ? 0 : load_guest(machine, config, err);
     }
     if (r < 0) {
         machine_free(machine);
@@ -228,10 +230,12 @@ int machine_start(struct machine *machine, struct error *err)
 {
     machine->status.boot_tsc = vcpu_read_tsc(machine->vcpus[0]);
     for (unsigned i = 0; i < machine->n_vcpus; i++) {
-        int r = vcpu_start(machine->vcpus[i], err);
+        int r = vcpu_start(machine->vcpus[i], machine->is_shell, err);
         if (r < 0)
             return r;
     }
+    if (machine->is_shell)
+        machine_pause(machine); /* each has been in KVM_RUN once, and is out of it */
     return 0;
 }
 
@@ -269,4 +273,5 @@ void machine_get_status(const struct machine *machine, struct machine_status *re
 
         add_counters(&ret_status->vcpus, &one);
     }
+    ret_status->first_exit_ns = vcpu_first_exit_ns(machine->vcpus[0]);
 }

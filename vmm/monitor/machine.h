@@ -24,8 +24,9 @@ struct machine_disk {
 struct machine_config {
     uint32_t memory_mib;
     uint32_t vcpus;
-    const char *command_line;                           /* appended to the machine's own */
-    int kvm_fd, kernel_fd, console_fd, vsock_listen_fd; /* borrowed for the machine's life */
+    const char *command_line;                /* appended to the machine's own */
+    int kvm_fd, console_fd, vsock_listen_fd; /* borrowed for the machine's life */
+    int kernel_fd; /* borrowed during machine_new(); -1: a shell, for machine_restore() */
     const char *vsock_path;
     uint64_t console_limit_bytes;
     uint32_t guest_cid;
@@ -52,6 +53,7 @@ struct machine_status {
     uint32_t tsc_khz;
     uint64_t console_bytes, console_dropped_bytes;
     struct vcpu_counters vcpus; /* summed */
+    uint64_t first_exit_ns;     /* CLOCK_MONOTONIC, of the first vCPU after a restore; 0 before */
 };
 
 /*
@@ -62,6 +64,10 @@ int machine_new(const struct machine_config *config, struct loop *loop, machine_
                 void *opaque, struct machine **ret_machine, struct error *err);
 void machine_free(struct machine *machine);
 
+/*
+ * machine_start - make the vCPUs' threads. A machine with a kernel runs then; a shell's threads
+ * wait, so that a restore only has to wake them.
+ */
 int machine_start(struct machine *machine, struct error *err);
 
 /* machine_pause - all vCPUs are out of the guest when it returns. */

@@ -210,6 +210,7 @@ static int add_vsock(struct machine *machine, const struct machine_config *confi
     if (r < 0)
         return r;
     fd_steal(&listener);
+    machine->vsock = slot->mmio;
     return attach(machine, slot, err);
 }
 

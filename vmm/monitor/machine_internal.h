@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "bus.h"
+#include "cpu_identity.h"
 #include "devices/cmos_clock.h"
 #include "devices/ioapic.h"
 #include "devices/serial.h"
@@ -22,6 +23,7 @@ struct slot {
 
 struct machine {
     struct loop *loop; /* borrowed */
+    bool is_shell;     /* made without a kernel */
     machine_ended *ended;
     void *opaque;
 
@@ -34,11 +36,13 @@ struct machine {
     struct slot serial_line;
     size_t n_slots;
     struct slot slots[LAYOUT_VIRTIO_MAX];
+    struct virtio_mmio *vsock; /* one of the slots */
 
     struct vcpu_host vcpu_host;
     unsigned n_vcpus;
     struct vcpu *vcpus[LAYOUT_VCPUS_MAX]; /* owned */
 
+    struct cpu_identity cpu;      /* of this host */
     struct machine_status status; /* what stays as it was at the start */
 
     pthread_mutex_t stop_lock; /* guards the three below: set once by a vCPU's thread */

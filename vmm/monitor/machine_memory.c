@@ -2,19 +2,24 @@
 #include "machine_memory.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/kvm.h>
+#include <stdbool.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 
 #include "common/bytes.h"
+#include "common/fd.h"
 #include "layout.h"
 
 #ifndef PR_SET_VMA
 #define PR_SET_VMA 0x53564d41
 #define PR_SET_VMA_ANON_NAME 0
 #endif
+
+enum { PAGE_BYTES = 4096, PAGEMAP_BATCH = 2048 };
 
 static int add_slot(struct machine_memory *memory, uint64_t start, uint64_t len, uint8_t *host,
                     uint32_t flags, struct error *err)
@@ -100,6 +105,82 @@ int machine_memory_add_pmem(struct machine_memory *memory, int fd, struct error 
     memory->pmem[memory->n_pmem++] = region;
     return add_slot(memory, region.start.value, region.len_bytes, region.host, KVM_MEM_READONLY,
                     err);
+}
+
+int machine_memory_map(struct machine_memory *memory, int fd, struct error *err)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) < 0)
+        return error_set(err, errno, "memory file");
+    if (!S_ISREG(st.st_mode) || st.st_size < (off_t)memory->ram_bytes)
+        return error_say(err, EBADMSG, "memory file of %lld bytes for a guest of %llu MiB",
+                         (long long)st.st_size, (unsigned long long)(memory->ram_bytes >> 20));
+    if (mmap(memory->ram, memory->ram_bytes, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, 0) == MAP_FAILED)
+        return error_set(err, errno, "map memory file");
+    return 0;
+}
+
+/* Linux Documentation/admin-guide/mm/pagemap.rst: a present page that is not the file's is a copy
+ * that this process made by writing. */
+#define PAGEMAP_PRESENT (1ull << 63)
+#define PAGEMAP_SWAPPED (1ull << 62)
+#define PAGEMAP_OF_FILE (1ull << 61)
+
+static bool is_changed(uint64_t entry)
+{
+    return (entry & PAGEMAP_SWAPPED) || ((entry & PAGEMAP_PRESENT) && !(entry & PAGEMAP_OF_FILE));
+}
+
+static int write_pages(const struct machine_memory *memory, int fd, uint64_t first, uint64_t n,
+                       struct error *err)
+{
+    uint64_t at = first * PAGE_BYTES, end = at + n * PAGE_BYTES;
+
+    while (at < end) {
+        ssize_t written = pwrite(fd, memory->ram + at, end - at, (off_t)at);
+
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written <= 0)
+            return error_set(err, written < 0 ? errno : EIO, "write guest memory");
+        at += (uint64_t)written;
+    }
+    return 0;
+}
+
+int machine_memory_write_changed(const struct machine_memory *memory, int fd, struct error *err)
+{
+    AUTO_FD pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    uint64_t pages = memory->ram_bytes / PAGE_BYTES, entries[PAGEMAP_BATCH];
+    uint64_t start = (uintptr_t)memory->ram / PAGE_BYTES, run_first = 0, run = 0;
+    int r = 0;
+
+    if (pagemap < 0)
+        return error_set(err, errno, "open /proc/self/pagemap");
+    if (ftruncate(fd, (off_t)memory->ram_bytes) < 0)
+        return error_set(err, errno, "size of the memory file");
+    for (uint64_t page = 0; page < pages && r >= 0; page++) {
+        uint64_t in_batch = page % PAGEMAP_BATCH;
+
+        if (in_batch == 0) {
+            uint64_t want = pages - page < PAGEMAP_BATCH ? pages - page : PAGEMAP_BATCH;
+
+            r = fd_pread_all(pagemap, entries, want * sizeof(entries[0]),
+                             (off_t)((start + page) * sizeof(entries[0])));
+            if (r < 0)
+                return error_set(err, -r, "read /proc/self/pagemap");
+        }
+        if (is_changed(entries[in_batch])) {
+            run_first = run == 0 ? page : run_first;
+            run++;
+        } else if (run > 0) {
+            r = write_pages(memory, fd, run_first, run, err);
+            run = 0;
+        }
+    }
+    return r < 0 || run == 0 ? r : write_pages(memory, fd, run_first, run, err);
 }
 
 void machine_memory_done(struct machine_memory *memory)

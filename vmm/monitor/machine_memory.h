@@ -38,6 +38,18 @@ int machine_memory_init(struct machine_memory *memory, int vm_fd, uint32_t memor
  */
 int machine_memory_add_pmem(struct machine_memory *memory, int fd, struct error *err);
 
+/*
+ * machine_memory_map - replace RAM by a private (copy-on-write) mapping of the file at @fd
+ * (borrowed), at the addresses that the memslots name already. -EBADMSG if the file is shorter.
+ */
+int machine_memory_map(struct machine_memory *memory, int fd, struct error *err);
+
+/*
+ * machine_memory_write_changed - write each page of RAM that is no longer what it was mapped from
+ * to its place in @fd (borrowed); everything else stays a hole. No vCPU may run.
+ */
+int machine_memory_write_changed(const struct machine_memory *memory, int fd, struct error *err);
+
 /* machine_memory_done - unmap; the VM must be gone. Takes a zeroed struct. */
 void machine_memory_done(struct machine_memory *memory);
 

@@ -13,6 +13,7 @@
 
 #include "assist/assist.h"
 #include "boot_linux.h"
+#include "common/clock.h"
 #include "common/fd.h"
 #include "cpuid.h"
 #include "layout.h"
@@ -29,7 +30,8 @@ struct vcpu {
     int fd;              /* owned */
     struct kvm_run *run; /* owned mapping, shared with KVM; the vCPU's thread's while it runs */
     size_t run_size;
-    struct assist *assist; /* owned; NULL on hosts that do not need it */
+    struct assist *assist;    /* owned; NULL on hosts that do not need it */
+    struct msr_list new_msrs; /* as KVM made them: what a snapshot need not keep */
 
     pthread_t thread;
     bool has_thread;
@@ -38,6 +40,8 @@ struct vcpu {
     enum wanted wanted;
     bool parked;
 
+    bool restored;                  /* set before the thread runs on */
+    _Atomic uint64_t first_exit_ns; /* after a restore; written by the vCPU's thread */
     _Atomic uint64_t exits, port_exits, mmio_exits; /* written by the vCPU's thread only */
 };
 
@@ -79,6 +83,8 @@ int vcpu_new(const struct vcpu_host *host, unsigned index, struct vcpu **ret_vcp
     }
     if (r == 0)
         r = cpuid_set(host->kvm_fd, vcpu->fd, index, host->count, err);
+    if (r == 0)
+        r = vcpu_state_read_msrs(host->kvm_fd, vcpu->fd, &vcpu->new_msrs, err);
     if (r == 0 && host->assist)
         r = assist_new(vcpu->fd, host->memory, &vcpu->assist, err);
     if (r < 0) {
@@ -226,7 +232,13 @@ static int dispatch(struct vcpu *vcpu)
 
 static int run_guest(struct vcpu *vcpu)
 {
-    if (ioctl(vcpu->fd, KVM_RUN, 0) == 0)
+    int r = ioctl(vcpu->fd, KVM_RUN, 0);
+
+    if (vcpu->restored) {
+        vcpu->restored = false;
+        atomic_store(&vcpu->first_exit_ns, clock_now_ns());
+    }
+    if (r == 0)
         return dispatch(vcpu);
     if (errno == EINTR || errno == EAGAIN)
         return 0;
@@ -279,11 +291,13 @@ static void *vcpu_thread(void *opaque)
     return NULL;
 }
 
-int vcpu_start(struct vcpu *vcpu, struct error *err)
+int vcpu_start(struct vcpu *vcpu, bool paused, struct error *err)
 {
     struct sigaction action = {.sa_handler = on_kick};
 
     sigaction(KICK_SIGNAL, &action, NULL);
+    if (paused)
+        want(vcpu, WANT_PAUSE);
     int r = pthread_create(&vcpu->thread, NULL, vcpu_thread, vcpu);
     if (r != 0)
         return error_set(err, r, "thread of vCPU %u", vcpu->index);
@@ -307,9 +321,24 @@ void vcpu_resume(struct vcpu *vcpu)
     want(vcpu, WANT_RUN);
 }
 
-int vcpu_fd(const struct vcpu *vcpu)
+int vcpu_get_state(struct vcpu *vcpu, struct vcpu_state *ret_state, struct error *err)
 {
-    return vcpu->fd;
+    return vcpu_state_get(vcpu->host->kvm_fd, vcpu->fd, &vcpu->new_msrs, ret_state, err);
+}
+
+int vcpu_set_state(struct vcpu *vcpu, const struct vcpu_state *state, struct error *err)
+{
+    int r = vcpu_state_set(vcpu->fd, state, err);
+
+    if (r == 0 && vcpu->assist)
+        r = assist_restored(vcpu->assist, err);
+    vcpu->restored = r == 0;
+    return r;
+}
+
+uint64_t vcpu_first_exit_ns(const struct vcpu *vcpu)
+{
+    return atomic_load(&vcpu->first_exit_ns);
 }
 
 uint32_t vcpu_tsc_khz(const struct vcpu *vcpu)

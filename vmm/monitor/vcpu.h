@@ -13,6 +13,7 @@
 #include "bus.h"
 #include "common/error.h"
 #include "guest_memory.h"
+#include "vcpu_state.h"
 
 struct vcpu;
 
@@ -49,15 +50,19 @@ void vcpu_free(struct vcpu *vcpu);
 /* vcpu_boot - put it at @entry in the 64-bit boot protocol's state (the boot processor only). */
 int vcpu_boot(struct vcpu *vcpu, gpa_t entry, struct error *err);
 
-/* vcpu_start - make the thread; it runs the guest until paused or stopped. */
-int vcpu_start(struct vcpu *vcpu, struct error *err);
+/* vcpu_start - make the thread; it runs the guest until paused or stopped. @paused: not yet. */
+int vcpu_start(struct vcpu *vcpu, bool paused, struct error *err);
 
 /* vcpu_pause - returns once the vCPU is out of KVM_RUN with its exit completed. Idempotent. */
 void vcpu_pause(struct vcpu *vcpu);
 void vcpu_resume(struct vcpu *vcpu);
 
-/* vcpu_fd - for saving and restoring state while it is paused. */
-int vcpu_fd(const struct vcpu *vcpu);
+/* vcpu_get_state, vcpu_set_state - of and into a vCPU that is paused; the latter never ran. */
+int vcpu_get_state(struct vcpu *vcpu, struct vcpu_state *ret_state, struct error *err);
+int vcpu_set_state(struct vcpu *vcpu, const struct vcpu_state *state, struct error *err);
+
+/* vcpu_first_exit_ns - CLOCK_MONOTONIC of the first exit after vcpu_set_state(); 0 before it. */
+uint64_t vcpu_first_exit_ns(const struct vcpu *vcpu);
 
 /* vcpu_tsc_khz - guest TSC frequency, 0 if KVM does not say. */
 uint32_t vcpu_tsc_khz(const struct vcpu *vcpu);

@@ -44,7 +44,7 @@ int vcpu_state_get(int kvm_fd, int vcpu_fd, const struct msr_list *baseline,
                    struct vcpu_state *ret_state, struct error *err);
 
 /*
- * vcpu_state_set - into a new vCPU, on the thread that will run it.
+ * vcpu_state_set - into a new vCPU that is out of KVM_RUN, any thread.
  * The order is KVM's: control registers before XSAVE, the TSC before the local APIC, and the
  * deadline of its timer after both.
  */

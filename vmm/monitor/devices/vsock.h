@@ -41,6 +41,33 @@ int virtio_vsock_new(const struct virtio_vsock_config *config, struct loop *loop
  */
 void virtio_vsock_transport_reset(struct virtio_mmio *mmio);
 
+/*
+ * A stream at rest, for a snapshot: free-running byte counters of both directions (§5.10.6.3).
+ */
+struct virtio_vsock_stream {
+    uint32_t host_port, guest_port;
+    uint32_t received;       /* by us, and all passed on */
+    uint32_t told;           /* the fwd_cnt that the guest knows */
+    uint32_t sent;           /* by us */
+    uint32_t peer_alloc;     /* the guest's buf_alloc */
+    uint32_t peer_forwarded; /* the guest's fwd_cnt */
+};
+
+/*
+ * virtio_vsock_get_streams - all that the guest knows of, at most @max. -EBUSY if there are more,
+ * or if the one of @kept_host_port has bytes under way. Loop thread, vCPUs stopped.
+ */
+int virtio_vsock_get_streams(struct virtio_mmio *mmio, uint32_t kept_host_port,
+                             struct virtio_vsock_stream *ret_list, size_t max, size_t *ret_n,
+                             struct error *err);
+
+/* virtio_vsock_carry_on - @stream goes on, with @fd (borrowed, duplicated) as its host side. */
+int virtio_vsock_carry_on(struct virtio_mmio *mmio, const struct virtio_vsock_stream *stream,
+                          int fd, struct error *err);
+
+/* virtio_vsock_end_stream - tell the guest that @stream of its old life is gone. */
+void virtio_vsock_end_stream(struct virtio_mmio *mmio, const struct virtio_vsock_stream *stream);
+
 struct virtio_vsock_counters virtio_vsock_counters(struct virtio_mmio *mmio);
 
 #endif

@@ -1,0 +1,127 @@
+/* Directories of instances: made, locked, swept when their owner is gone. */
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "host/identity.h"
+#include "host/run_directory.h"
+
+static char parent[80];
+
+static int set_up(void **state)
+{
+    char top[] = "/tmp/mayfly-test-XXXXXX";
+
+    (void)state;
+    if (!mkdtemp(top))
+        return -1;
+    snprintf(parent, sizeof(parent), "%s/state/run", top);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    char command[128];
+
+    (void)state;
+    snprintf(command, sizeof(command), "rm -rf '%s/../..'", parent);
+    return system(command);
+}
+
+static void touch(const char *directory, const char *name)
+{
+    char path[256];
+
+    snprintf(path, sizeof(path), "%s/%s", directory, name);
+    int fd = open(path, O_WRONLY | O_CREAT, 0600);
+    assert_true(fd >= 0);
+    close(fd);
+}
+
+static void test_make_and_remove(void **state)
+{
+    struct run_directory directory;
+    struct stat st;
+
+    (void)state;
+    assert_int_equal(run_directory_make(parent, "a", &directory, NULL), 0);
+    assert_int_equal(stat(directory.path, &st), 0);
+    assert_int_equal(st.st_mode & 07777, 0700);
+    touch(directory.path, "console.log");
+    char kept[128];
+    snprintf(kept, sizeof(kept), "%s", directory.path);
+    run_directory_remove(&directory);
+    assert_int_equal(access(kept, F_OK), -1);
+    run_directory_remove(&directory);
+}
+
+static void test_same_name_twice(void **state)
+{
+    struct run_directory directory, second;
+    struct error err;
+
+    (void)state;
+    assert_int_equal(run_directory_make(parent, "a", &directory, NULL), 0);
+    assert_int_equal(run_directory_make(parent, "a", &second, &err), -EEXIST);
+    run_directory_remove(&directory);
+}
+
+static void test_sweep(void **state)
+{
+    struct run_directory held, next;
+    char orphan[128];
+
+    (void)state;
+    assert_int_equal(run_directory_make(parent, "held", &held, NULL), 0);
+    snprintf(orphan, sizeof(orphan), "%s/orphan", parent);
+    assert_int_equal(mkdir(orphan, 0700), 0);
+    touch(orphan, "vsock.sock");
+    assert_int_equal(run_directory_make(parent, "next", &next, NULL), 0);
+    assert_int_equal(access(orphan, F_OK), -1);
+    assert_int_equal(access(held.path, F_OK), 0);
+    run_directory_remove(&held);
+    run_directory_remove(&next);
+}
+
+static void test_unwritable(void **state)
+{
+    struct run_directory directory;
+    struct error err;
+
+    (void)state;
+    assert_int_equal(run_directory_make("/proc/nowhere/run", "a", &directory, &err), -ENOENT);
+}
+
+static void test_identities(void **state)
+{
+    char one[REQUEST_ID_BYTES], other[REQUEST_ID_BYTES], id[INSTANCE_ID_BYTES];
+
+    (void)state;
+    assert_int_equal(identity_request(one, NULL), 0);
+    assert_int_equal(identity_request(other, NULL), 0);
+    assert_string_not_equal(one, other);
+    assert_int_equal(one[14], '4');
+    assert_int_equal(one[36], 0);
+    assert_int_equal(identity_instance(id, NULL), 0);
+    assert_int_equal(id[16], 0);
+}
+
+#define TEST(function) cmocka_unit_test_setup_teardown(function, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {TEST(test_make_and_remove), TEST(test_same_name_twice),
+                                       TEST(test_sweep), TEST(test_unwritable),
+                                       TEST(test_identities)};
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,283 @@
+/*
+ * `mayfly run`: one function, one microVM, one event. Process: the CLI, its root: errors are
+ * printed here and nowhere below. Whatever happens, the instance is destroyed before the report is
+ * printed.
+ */
+#include <errno.h>
+#include <jansson.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli_common.h"
+#include "commands.h"
+#include "common/clock.h"
+#include "host/instance.h"
+#include "host/json_check.h"
+#include "host/package.h"
+#include "run_options.h"
+#include "run_report.h"
+#include "stage_ticker.h"
+
+struct run {
+    struct run_options options;
+    struct run_report report;
+    struct stage_ticker *ticker;
+    struct image_store *store; /* owned, as are the next three */
+    struct package *package;
+    uint8_t *event;
+    struct instance *instance;
+    size_t event_bytes;
+    int interrupt_fd;
+    const volatile sig_atomic_t *interrupted;
+    uint64_t started_ns;
+};
+
+/* --- what the user gave
+ * --------------------------------------------------------------------------- */
+
+static int read_event(struct run *run, struct error *err)
+{
+    const char *given = run->options.event;
+    bool is_file = given[0] == '@' || strcmp(given, "-") == 0;
+    struct error problem;
+    int r = 0;
+
+    if (is_file) {
+        r = cli_read_input(given[0] == '@' ? given + 1 : given, AGENT_EVENT_MAX_BYTES,
+                           run->interrupt_fd, &run->event, &run->event_bytes, err);
+    } else {
+        run->event_bytes = strlen(given);
+        run->event = (uint8_t *)strdup(given);
+        if (!run->event)
+            r = error_set(err, ENOMEM, "take it");
+        else if (run->event_bytes > AGENT_EVENT_MAX_BYTES)
+            r = error_say(err, EFBIG, "it has more than the %d bytes allowed",
+                          AGENT_EVENT_MAX_BYTES);
+    }
+    if (r < 0)
+        return r == -EINTR ? r : error_wrap(err, "the event (--event)");
+    r = json_check(run->event, run->event_bytes, &problem);
+    if (r < 0)
+        return error_say(err, -r, "the event (--event) is not JSON: %s", problem.text);
+    return 0;
+}
+
+/* Is it the host that failed, rather than what it was given? */
+static bool is_host_trouble(int r)
+{
+    return r == -ENOMEM || r == -EIO || r == -EMFILE || r == -ENFILE || r == -ENOSPC;
+}
+
+/* Returns -1 to go on, or the exit status. */
+static int take_input(struct run *run)
+{
+    struct error *err = &run->report.host_error;
+    int r = identity_request(run->report.request_id, err);
+
+    if (r == 0)
+        r = read_event(run, err);
+    if (r == 0)
+        r = package_open(run->options.package, &run->package, err);
+    if (r == 0)
+        return -1;
+    int status = run_report_print(&run->report);
+    return status == CLI_INTERRUPTED || is_host_trouble(r) ? status : CLI_USAGE;
+}
+
+/* --- progress and log
+ * ----------------------------------------------------------------------------- */
+
+static void on_stage(void *opaque, enum instance_stage stage)
+{
+    static const char *const words[] = {[STAGE_DECOMPRESS] = "decompressing image and kernel",
+                                        [STAGE_VM_CREATE] = "creating the VM",
+                                        [STAGE_KERNEL] = "booting the guest",
+                                        [STAGE_INIT] = "init phase",
+                                        [STAGE_INVOKE] = "invoking the function"};
+    struct run *run = opaque;
+
+    stage_ticker_say(run->ticker, words[stage]);
+}
+
+static void on_log(void *opaque, bool is_stderr, const void *data, size_t len_bytes,
+                   uint64_t dropped_bytes)
+{
+    struct run *run = opaque;
+    char note[96];
+
+    (void)is_stderr; /* both are the function's log, as in Lambda */
+    stage_ticker_write(run->ticker, data, len_bytes);
+    if (dropped_bytes > 0) {
+        int n = snprintf(note, sizeof(note),
+                         "mayfly run: %llu bytes of the function's output were dropped\n",
+                         (unsigned long long)dropped_bytes);
+
+        stage_ticker_write(run->ticker, note, (size_t)n);
+    }
+}
+
+/* --- the run
+ * -------------------------------------------------------------------------------------- */
+
+static int open_store(struct run *run, struct error *err)
+{
+    char path[PATH_MAX];
+    struct image_info info;
+    struct error ignored;
+
+    if ((size_t)snprintf(path, sizeof(path), "%s/images", run->options.state) >= sizeof(path))
+        return error_say(err, ENAMETOOLONG, "the state directory's path is too long");
+    int r = image_store_open(path, &run->store, err);
+    if (r < 0)
+        return r;
+    image_store_set_cancel(run->store, run->interrupted);
+    /* An image made for custom runtimes alone comes before the base image. */
+    if (!run->options.image_given && strcmp(run->options.runtime, "provided") == 0 &&
+        image_store_find(run->store, "provided", &info, &ignored) == 0)
+        run->options.image = "provided";
+    return 0;
+}
+
+static int boot(struct run *run, struct error *err)
+{
+    const struct run_options *options = &run->options;
+    char run_directory[PATH_MAX];
+    struct instance_config config = {.hypervisor = &hypervisor_kvm,
+                                     .store = run->store,
+                                     .image = options->image,
+                                     .kernel = options->kernel,
+                                     .run_directory = run_directory,
+                                     .console_path = options->console,
+                                     .memory_mib = (uint32_t)options->memory_mib,
+                                     .vcpus = (uint32_t)options->vcpus,
+                                     .interrupt_fd = run->interrupt_fd,
+                                     .on_stage = on_stage,
+                                     .on_log = on_log,
+                                     .opaque = run};
+
+    if ((size_t)snprintf(run_directory, sizeof(run_directory), "%s/run", options->state) >=
+        sizeof(run_directory))
+        return error_say(err, ENAMETOOLONG, "the state directory's path is too long");
+    return instance_boot(&config, &run->instance, err);
+}
+
+/* A result replaces the one before it. The agent's own trouble is the host's, not the function's.
+ */
+static int take_result(struct run *run, struct agent_result *result, struct error *err)
+{
+    run_report_done(&run->report);
+    run->report.result = *result;
+    run->report.has_result = true;
+    if (result->outcome == OUTCOME_AGENT_ERROR)
+        return error_say(err, EIO, "the guest's agent could not run the function: %s",
+                         result->message);
+    return 0;
+}
+
+static int initialise(struct run *run, struct error *err)
+{
+    const struct run_options *options = &run->options;
+    struct instance_function function = {.runtime = options->runtime,
+                                         .handler = options->handler,
+                                         .name = options->function_name,
+                                         .version = "$LATEST",
+                                         .environment = options->environment,
+                                         .n_environment = options->n_environment,
+                                         .package = run->package};
+    struct agent_result result;
+    int r = instance_prepare(run->instance, &function, &result, err);
+
+    if (r < 0)
+        return r;
+    run->report.limit_ms = result.duration_us / 1000;
+    return take_result(run, &result, err);
+}
+
+static int invoke(struct run *run, struct error *err)
+{
+    struct agent_event event = {.request_id = run->report.request_id,
+                                .data = run->event,
+                                .len_bytes = run->event_bytes,
+                                .timeout_ms = run->options.timeout_ms};
+    struct agent_result result;
+    int r = instance_invoke(run->instance, &event, &result, err);
+
+    if (r < 0)
+        return r;
+    run->report.limit_ms = run->options.timeout_ms;
+    return take_result(run, &result, err);
+}
+
+static int interrupted_error(struct error *err)
+{
+    return error_say(err, EINTR, "interrupted");
+}
+
+static int serve(struct run *run, struct error *err)
+{
+    int r = open_store(run, err);
+
+    if (r == 0 && cli_interrupted())
+        r = interrupted_error(err);
+    if (r == 0)
+        r = boot(run, err);
+    if (r == 0)
+        r = initialise(run, err);
+    if (r == 0 && run->report.result.outcome == OUTCOME_OK)
+        r = invoke(run, err);
+    /* Whatever a cut-short step complains of, Ctrl-C is the reason. */
+    return r < 0 && cli_interrupted() ? interrupted_error(err) : r;
+}
+
+static void end(struct run *run)
+{
+    if (run->instance) {
+        run->report.timings = *instance_timings(run->instance);
+        run->report.monitor_bytes = instance_private_bytes(run->instance);
+    }
+    run->report.total_us = (clock_now_ns() - run->started_ns) / 1000u;
+    instance_destroy(run->instance);
+    run->instance = NULL;
+    stage_ticker_free(run->ticker);
+    run->ticker = NULL;
+}
+
+static int run_function(struct run *run)
+{
+    struct error *err = &run->report.host_error;
+    int status;
+
+    run->started_ns = clock_now_ns();
+    run->report.json = run->options.json;
+    run->report.memory_mib = (uint32_t)run->options.memory_mib;
+    run->interrupt_fd = cli_catch_interrupts(&run->interrupted);
+    if (run->interrupt_fd < 0) {
+        cli_complain("run", "catch interrupts: %s", strerror(-run->interrupt_fd));
+        return CLI_HOST_ERROR;
+    }
+    status = take_input(run);
+    if (status >= 0)
+        return status;
+    run->ticker = stage_ticker_new();
+    if (serve(run, err) == 0)
+        err->code = 0;
+    end(run);
+    return run_report_print(&run->report);
+}
+
+int cmd_run(int argc, char **argv)
+{
+    struct run run = {.interrupt_fd = -1};
+    int status = run_options_parse(argc, argv, &run.options);
+
+    if (status < 0)
+        status = run_function(&run);
+    run_report_done(&run.report);
+    image_store_close(run.store);
+    package_free(run.package);
+    free(run.event);
+    run_options_done(&run.options);
+    return status;
+}

@@ -1,0 +1,26 @@
+/*
+ * What is being done and for how long, on stderr, while the main thread waits: one moving line on a
+ * terminal, a line every few seconds elsewhere. A thread of its own draws it, and shares stderr
+ * with the function's log by a lock.
+ */
+#ifndef MAYFLY_CLI_STAGE_TICKER_H
+#define MAYFLY_CLI_STAGE_TICKER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct stage_ticker;
+
+/* stage_ticker_new - NULL when there is no memory or thread: every call below takes NULL. */
+struct stage_ticker *stage_ticker_new(void);
+
+/* stage_ticker_say - @what (a literal) begins now; NULL: nothing is being done. */
+void stage_ticker_say(struct stage_ticker *ticker, const char *what);
+
+/* stage_ticker_write - bytes of the function's log, between two drawings. */
+void stage_ticker_write(struct stage_ticker *ticker, const void *data, size_t len_bytes);
+
+/* stage_ticker_free - leaves the cursor at the start of an empty line. */
+void stage_ticker_free(struct stage_ticker *ticker);
+
+#endif

@@ -1,0 +1,404 @@
+/* The conversation with an agent: see agent_client.h. Process: the host's. Input: hostile. */
+#include "agent_client.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "agent_stream.h"
+#include "common/clock.h"
+#include "common/fd.h"
+#include "common/text.h"
+
+enum {
+    PIECE_BYTES = 1 << 20, /* of one CodeEntry, as agent.proto has it */
+    ENTROPY_BYTES = 32,
+    SHUTDOWN_SEND_MS = 200,
+};
+
+struct agent_client {
+    struct agent_stream stream; /* owned */
+    agent_log *log;
+    void *opaque; /* borrowed: @log's */
+};
+
+static uint64_t deadline_in(uint64_t timeout_ms)
+{
+    return clock_now_ns() + timeout_ms * 1000000u;
+}
+
+/* protobuf-c wants non-const text and data, but packing only reads them. */
+static char *text(const char *from)
+{
+    return (char *)(uintptr_t)(from ? from : "");
+}
+
+static ProtobufCBinaryData bytes(const void *data, size_t len)
+{
+    return (ProtobufCBinaryData){.len = len, .data = (uint8_t *)(uintptr_t)data};
+}
+
+int agent_client_new(int fd, int end_fd, int interrupt_fd, agent_log *log, void *opaque,
+                     struct agent_client **ret_client, struct error *err)
+{
+    struct agent_client *client = calloc(1, sizeof(*client));
+
+    if (!client) {
+        close(fd);
+        return error_set(err, ENOMEM, "talk to the guest's agent");
+    }
+    agent_stream_init(&client->stream, fd, end_fd, interrupt_fd);
+    client->log = log;
+    client->opaque = opaque;
+    *ret_client = client;
+    return 0;
+}
+
+void agent_client_free(struct agent_client *client)
+{
+    if (!client)
+        return;
+    agent_stream_done(&client->stream);
+    free(client);
+}
+
+void agent_result_done(struct agent_result *result)
+{
+    free(result->payload);
+    result->payload = NULL;
+    result->payload_bytes = 0;
+}
+
+/* --- receiving -----------------------------------------------------------------------------------
+ */
+
+static void pass_log(struct agent_client *client, const Mayfly__Agent__Log *log)
+{
+    if (client->log)
+        client->log(client->opaque, log->stream == MAYFLY__AGENT__LOG__STREAM__STDERR,
+                    log->data.data, log->data.len, log->dropped_bytes);
+}
+
+static const char *name_of(Mayfly__Agent__AgentMessage__BodyCase body)
+{
+    switch (body) {
+    case MAYFLY__AGENT__AGENT_MESSAGE__BODY_HELLO:
+        return "Hello";
+    case MAYFLY__AGENT__AGENT_MESSAGE__BODY_INIT_RESULT:
+        return "InitResult";
+    case MAYFLY__AGENT__AGENT_MESSAGE__BODY_LOG:
+        return "Log";
+    case MAYFLY__AGENT__AGENT_MESSAGE__BODY_INVOKE_RESULT:
+        return "InvokeResult";
+    case MAYFLY__AGENT__AGENT_MESSAGE__BODY__NOT_SET:
+    default:
+        return "an unknown message";
+    }
+}
+
+/* Waits for a message of kind @wanted, passing logs on. *ret_message is owned. */
+static int expect(struct agent_client *client, Mayfly__Agent__AgentMessage__BodyCase wanted,
+                  uint64_t deadline_ns, Mayfly__Agent__AgentMessage **ret_message,
+                  struct error *err)
+{
+    for (;;) {
+        Mayfly__Agent__AgentMessage *message;
+        int r = agent_stream_receive(&client->stream, deadline_ns, &message, err);
+
+        if (r < 0)
+            return r;
+        if (message->body_case == wanted) {
+            *ret_message = message;
+            return 0;
+        }
+        bool is_log = message->body_case == MAYFLY__AGENT__AGENT_MESSAGE__BODY_LOG &&
+                      wanted != MAYFLY__AGENT__AGENT_MESSAGE__BODY_HELLO;
+        if (is_log)
+            pass_log(client, message->log);
+        else
+            r = error_say(err, EPROTO, "the guest's agent sent %s where %s was due",
+                          name_of(message->body_case), name_of(wanted));
+        mayfly__agent__agent_message__free_unpacked(message, NULL);
+        if (r < 0)
+            return r;
+    }
+}
+
+static void copy_text(char *to, size_t size, const char *from)
+{
+    text_clean(to, size, from, strlen(from));
+}
+
+int agent_client_hello(struct agent_client *client, uint64_t timeout_ms,
+                       struct agent_hello *ret_hello, struct error *err)
+{
+    Mayfly__Agent__AgentMessage *message;
+    int r = expect(client, MAYFLY__AGENT__AGENT_MESSAGE__BODY_HELLO, deadline_in(timeout_ms),
+                   &message, err);
+
+    if (r < 0)
+        return r;
+    const Mayfly__Agent__Hello *hello = message->hello;
+    if (hello->protocol_version != AGENT_PROTOCOL_VERSION) {
+        r = error_say(err, EPROTO,
+                      "the image's agent speaks protocol version %u, this host %d: build the "
+                      "image again",
+                      hello->protocol_version, AGENT_PROTOCOL_VERSION);
+    } else {
+        copy_text(ret_hello->agent_version, sizeof(ret_hello->agent_version), hello->agent_version);
+        copy_text(ret_hello->kernel_version, sizeof(ret_hello->kernel_version),
+                  hello->kernel_version);
+        copy_text(ret_hello->runtime, sizeof(ret_hello->runtime), hello->runtime);
+        ret_hello->start_tsc = hello->start_tsc;
+        ret_hello->hello_tsc = hello->hello_tsc;
+    }
+    mayfly__agent__agent_message__free_unpacked(message, NULL);
+    return r;
+}
+
+/* Fills @result from the parts that both result messages have. */
+static int take_result(struct agent_result *result, uint32_t outcome,
+                       const ProtobufCBinaryData *payload, const char *message, struct error *err)
+{
+    if (outcome > OUTCOME_AGENT_ERROR)
+        return error_say(err, EPROTO, "the guest's agent sent the unknown outcome %u", outcome);
+    *result = (struct agent_result){.outcome = (enum agent_outcome)outcome};
+    copy_text(result->message, sizeof(result->message), message);
+    size_t len = payload->len;
+    if (len > AGENT_RESPONSE_MAX_BYTES) { /* the agent should have said so itself */
+        result->outcome = OUTCOME_RESPONSE_TOO_LARGE;
+        len = 0;
+    }
+    result->payload = malloc(len + 1);
+    if (!result->payload)
+        return error_set(err, ENOMEM, "take the function's result");
+    if (len > 0)
+        memcpy(result->payload, payload->data, len);
+    result->payload[len] = 0;
+    result->payload_bytes = len;
+    return 0;
+}
+
+/* --- init phase ----------------------------------------------------------------------------------
+ */
+
+/* The map entries of Prepare: one block, owned by the caller. */
+struct environment {
+    Mayfly__Agent__Prepare__EnvironmentEntry *entries;
+    Mayfly__Agent__Prepare__EnvironmentEntry **pointers;
+};
+
+static int fill_environment(struct environment *environment, const struct agent_prepare *prepare)
+{
+    size_t n = prepare->n_environment ? prepare->n_environment : 1;
+
+    environment->entries = calloc(n, sizeof(*environment->entries));
+    environment->pointers = calloc(n, sizeof(void *));
+    if (!environment->entries || !environment->pointers)
+        return -ENOMEM;
+    for (size_t i = 0; i < prepare->n_environment; i++) {
+        mayfly__agent__prepare__environment_entry__init(&environment->entries[i]);
+        environment->entries[i].key = text(prepare->environment[i].name);
+        environment->entries[i].value = text(prepare->environment[i].value);
+        environment->pointers[i] = &environment->entries[i];
+    }
+    return 0;
+}
+
+static int send_prepare(struct agent_client *client, const struct agent_prepare *from,
+                        const struct environment *environment, uint64_t deadline_ns,
+                        struct error *err)
+{
+    Mayfly__Agent__HostMessage message = MAYFLY__AGENT__HOST_MESSAGE__INIT;
+    Mayfly__Agent__Prepare prepare;
+    uint8_t entropy[ENTROPY_BYTES];
+    struct timespec now;
+
+    if (getrandom(entropy, sizeof(entropy), 0) != (ssize_t)sizeof(entropy))
+        return error_set(err, errno, "get entropy for the guest");
+    clock_gettime(CLOCK_REALTIME, &now);
+    mayfly__agent__prepare__init(&prepare);
+    prepare.runtime = text(from->runtime);
+    prepare.handler = text(from->handler);
+    prepare.n_environment = from->n_environment;
+    prepare.environment = environment->pointers;
+    prepare.function_name = text(from->function_name);
+    prepare.function_version = text(from->function_version);
+    prepare.function_arn = text(from->function_arn);
+    prepare.log_group = text(from->log_group);
+    prepare.log_stream = text(from->log_stream);
+    prepare.memory_mib = from->memory_mib;
+    prepare.init_timeout_ms = from->init_timeout_ms;
+    prepare.tmp_bytes = from->tmp_bytes;
+    prepare.max_log_bytes = from->max_log_bytes;
+    prepare.wall_clock_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    prepare.entropy = bytes(entropy, sizeof(entropy));
+    message.body_case = MAYFLY__AGENT__HOST_MESSAGE__BODY_PREPARE;
+    message.prepare = &prepare;
+    int r = agent_stream_send(&client->stream, &message, deadline_ns, err);
+    explicit_bzero(entropy, sizeof(entropy));
+    return r;
+}
+
+/* One piece of an entry's content: [@at, @at + @len). */
+static int send_piece(struct agent_client *client, const struct package_entry *from,
+                      const uint8_t *data, size_t len, bool append, uint64_t deadline_ns,
+                      struct error *err)
+{
+    static const Mayfly__Agent__CodeEntry__Type types[] = {
+        [PACKAGE_FILE] = MAYFLY__AGENT__CODE_ENTRY__TYPE__FILE,
+        [PACKAGE_DIRECTORY] = MAYFLY__AGENT__CODE_ENTRY__TYPE__DIRECTORY,
+        [PACKAGE_LINK] = MAYFLY__AGENT__CODE_ENTRY__TYPE__SYMLINK,
+    };
+    Mayfly__Agent__HostMessage message = MAYFLY__AGENT__HOST_MESSAGE__INIT;
+    Mayfly__Agent__CodeEntry entry;
+
+    mayfly__agent__code_entry__init(&entry);
+    entry.path = text(from->path);
+    entry.type = types[from->type];
+    entry.mode = from->mode;
+    entry.data = bytes(data, len);
+    entry.append = append;
+    message.body_case = MAYFLY__AGENT__HOST_MESSAGE__BODY_CODE_ENTRY;
+    message.code_entry = &entry;
+    return agent_stream_send(&client->stream, &message, deadline_ns, err);
+}
+
+static int send_entry(struct agent_client *client, const struct package *package,
+                      const struct package_entry *entry, uint8_t *buffer, uint64_t deadline_ns,
+                      struct error *err)
+{
+    uint64_t at = 0;
+
+    do {
+        uint64_t left = entry->len_bytes - at;
+        size_t len = left < PIECE_BYTES ? (size_t)left : PIECE_BYTES;
+        int r = package_read(package, entry, at, buffer, len);
+
+        if (r < 0)
+            return error_set(err, -r, "read the package");
+        r = send_piece(client, entry, buffer, len, at > 0, deadline_ns, err);
+        if (r < 0)
+            return r;
+        at += len;
+    } while (at < entry->len_bytes);
+    return 0;
+}
+
+/* Sends the whole package, or less if the agent has something to say already: its refusal. */
+static int send_code(struct agent_client *client, const struct package *package,
+                     uint64_t deadline_ns, struct error *err)
+{
+    Mayfly__Agent__HostMessage message = MAYFLY__AGENT__HOST_MESSAGE__INIT;
+    Mayfly__Agent__CodeEnd end = MAYFLY__AGENT__CODE_END__INIT;
+    AUTO_FREE uint8_t *buffer = malloc(PIECE_BYTES);
+
+    if (!buffer)
+        return error_set(err, ENOMEM, "send the package");
+    for (size_t i = 0; i < package->n_entries; i++) {
+        if (agent_stream_pending(&client->stream))
+            return 0;
+        int r = send_entry(client, package, &package->entries[i], buffer, deadline_ns, err);
+        if (r < 0)
+            return r;
+    }
+    message.body_case = MAYFLY__AGENT__HOST_MESSAGE__BODY_CODE_END;
+    message.code_end = &end;
+    return agent_stream_send(&client->stream, &message, deadline_ns, err);
+}
+
+int agent_client_init(struct agent_client *client, const struct agent_prepare *prepare,
+                      const struct package *package, uint64_t send_timeout_ms,
+                      uint64_t answer_timeout_ms, struct agent_result *ret_result,
+                      struct error *err)
+{
+    struct environment environment = {0};
+    Mayfly__Agent__AgentMessage *message;
+    uint64_t deadline_ns = deadline_in(send_timeout_ms);
+    int r = fill_environment(&environment, prepare);
+
+    if (r < 0)
+        error_set(err, -r, "send the function's environment");
+    else
+        r = send_prepare(client, prepare, &environment, deadline_ns, err);
+    free(environment.entries);
+    free(environment.pointers);
+    if (r == 0)
+        r = send_code(client, package, deadline_ns, err);
+    if (r == 0)
+        r = expect(client, MAYFLY__AGENT__AGENT_MESSAGE__BODY_INIT_RESULT,
+                   deadline_in(answer_timeout_ms), &message, err);
+    if (r < 0)
+        return r;
+    const Mayfly__Agent__InitResult *from = message->init_result;
+    r = take_result(ret_result, (uint32_t)from->outcome, &from->error_json, from->message, err);
+    if (r == 0) {
+        ret_result->duration_us = from->duration_us;
+        ret_result->memory_peak_bytes = from->memory_peak_bytes;
+    }
+    mayfly__agent__agent_message__free_unpacked(message, NULL);
+    return r;
+}
+
+/* --- invocation ----------------------------------------------------------------------------------
+ */
+
+static int send_invoke(struct agent_client *client, const struct agent_event *event,
+                       uint64_t deadline_ns, struct error *err)
+{
+    Mayfly__Agent__HostMessage message = MAYFLY__AGENT__HOST_MESSAGE__INIT;
+    Mayfly__Agent__Invoke invoke;
+
+    if (event->len_bytes > AGENT_EVENT_MAX_BYTES)
+        return error_say(err, EMSGSIZE, "the event has %zu bytes, the limit is %d",
+                         event->len_bytes, AGENT_EVENT_MAX_BYTES);
+    mayfly__agent__invoke__init(&invoke);
+    invoke.request_id = text(event->request_id);
+    invoke.timeout_ms = event->timeout_ms;
+    invoke.event = bytes(event->data, event->len_bytes);
+    invoke.client_context = text(event->client_context);
+    invoke.identity = text(event->identity);
+    invoke.trace_id = text(event->trace_id);
+    message.body_case = MAYFLY__AGENT__HOST_MESSAGE__BODY_INVOKE;
+    message.invoke = &invoke;
+    return agent_stream_send(&client->stream, &message, deadline_ns, err);
+}
+
+int agent_client_invoke(struct agent_client *client, const struct agent_event *event,
+                        uint64_t send_timeout_ms, uint64_t answer_timeout_ms,
+                        struct agent_result *ret_result, struct error *err)
+{
+    Mayfly__Agent__AgentMessage *message;
+    int r = send_invoke(client, event, deadline_in(send_timeout_ms), err);
+
+    if (r == 0)
+        r = expect(client, MAYFLY__AGENT__AGENT_MESSAGE__BODY_INVOKE_RESULT,
+                   deadline_in(answer_timeout_ms), &message, err);
+    if (r < 0)
+        return r;
+    const Mayfly__Agent__InvokeResult *from = message->invoke_result;
+    if (strcmp(from->request_id, event->request_id) != 0)
+        r = error_say(err, EPROTO, "the guest's agent answered another request than %s",
+                      event->request_id);
+    else
+        r = take_result(ret_result, (uint32_t)from->outcome, &from->payload, from->message, err);
+    if (r == 0) {
+        ret_result->duration_us = from->duration_us;
+        ret_result->memory_peak_bytes = from->memory_peak_bytes;
+    }
+    mayfly__agent__agent_message__free_unpacked(message, NULL);
+    return r;
+}
+
+int agent_client_shutdown(struct agent_client *client, uint32_t grace_ms, struct error *err)
+{
+    Mayfly__Agent__HostMessage message = MAYFLY__AGENT__HOST_MESSAGE__INIT;
+    Mayfly__Agent__Shutdown shutdown = MAYFLY__AGENT__SHUTDOWN__INIT;
+
+    shutdown.grace_ms = grace_ms;
+    message.body_case = MAYFLY__AGENT__HOST_MESSAGE__BODY_SHUTDOWN;
+    message.shutdown = &shutdown;
+    return agent_stream_send(&client->stream, &message, deadline_in(SHUTDOWN_SEND_MS), err);
+}

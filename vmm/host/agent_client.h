@@ -1,0 +1,126 @@
+/*
+ * The conversation with the agent in a guest (guest-agent/proto/agent.proto), from the host's side.
+ *
+ * Trust: every answer is hostile input: an unexpected message is an error that says so, texts are
+ * cleaned, payloads bounded. Threads: one at a time per client.
+ */
+#ifndef MAYFLY_HOST_AGENT_CLIENT_H
+#define MAYFLY_HOST_AGENT_CLIENT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "package.h"
+
+enum {
+    AGENT_PROTOCOL_VERSION = 1,
+    AGENT_EVENT_MAX_BYTES = 6 << 20,    /* as in Lambda */
+    AGENT_RESPONSE_MAX_BYTES = 6 << 20, /* likewise */
+};
+
+struct agent_client;
+
+/* How a phase ended; the numbers are those of agent.proto's Outcome. */
+enum agent_outcome {
+    OUTCOME_OK = 0,
+    OUTCOME_FUNCTION_ERROR,
+    OUTCOME_TIMEOUT,
+    OUTCOME_EXITED,
+    OUTCOME_OUT_OF_MEMORY,
+    OUTCOME_RESPONSE_TOO_LARGE,
+    OUTCOME_AGENT_ERROR,
+};
+
+/* Output of the function: raw bytes. @dropped_bytes: lost to the limit since the last call. */
+typedef void agent_log(void *opaque, bool is_stderr, const void *data, size_t len_bytes,
+                       uint64_t dropped_bytes);
+
+struct agent_hello {
+    char agent_version[32]; /* all three cleaned */
+    char kernel_version[64];
+    char runtime[32];
+    uint64_t start_tsc;
+    uint64_t hello_tsc;
+};
+
+struct agent_variable {
+    const char *name;
+    const char *value;
+};
+
+/* What to run; all pointers borrowed for the call. */
+struct agent_prepare {
+    const char *runtime;
+    const char *handler;
+    const char *function_name;
+    const char *function_version;
+    const char *function_arn;
+    const char *log_group;
+    const char *log_stream;
+    const struct agent_variable *environment;
+    size_t n_environment;
+    uint32_t memory_mib;
+    uint32_t init_timeout_ms;
+    uint64_t tmp_bytes;
+    uint32_t max_log_bytes;
+};
+
+struct agent_event {
+    const char *request_id;
+    const void *data; /* JSON */
+    size_t len_bytes;
+    uint64_t timeout_ms;
+    const char *client_context; /* these may be NULL */
+    const char *identity;
+    const char *trace_id;
+};
+
+/* What a phase came to. */
+struct agent_result {
+    enum agent_outcome outcome;
+    uint8_t *payload; /* owned; the response or the error object, with a 0 after it; never NULL */
+    size_t payload_bytes;
+    uint64_t duration_us; /* by the guest's clock */
+    uint64_t memory_peak_bytes;
+    char message[256]; /* why, if not OK; cleaned */
+};
+
+void agent_result_done(struct agent_result *result);
+
+/*
+ * agent_client_new - takes over @fd, also on failure. @end_fd, @interrupt_fd: see agent_stream.h.
+ * @log is called from within agent_client_init() and _invoke(), on their thread; may be NULL.
+ */
+int agent_client_new(int fd, int end_fd, int interrupt_fd, agent_log *log, void *opaque,
+                     struct agent_client **ret_client, struct error *err);
+void agent_client_free(struct agent_client *client);
+
+/*
+ * All of these return 0, -ETIMEDOUT, -EINTR, -ECONNRESET or -EPROTO, as agent_stream.h says; after
+ * any failure the conversation is over. A function's failure is a result, not an error.
+ */
+
+/* agent_client_hello - wait for the agent's first words. */
+int agent_client_hello(struct agent_client *client, uint64_t timeout_ms,
+                       struct agent_hello *ret_hello, struct error *err);
+
+/*
+ * agent_client_init - send what to run, let it initialise. @send_timeout_ms for the upload,
+ * @answer_timeout_ms from then on. *ret_result: agent_result_done() it.
+ */
+int agent_client_init(struct agent_client *client, const struct agent_prepare *prepare,
+                      const struct package *package, uint64_t send_timeout_ms,
+                      uint64_t answer_timeout_ms, struct agent_result *ret_result,
+                      struct error *err);
+
+/* agent_client_invoke - one event, one result; timeouts as above. */
+int agent_client_invoke(struct agent_client *client, const struct agent_event *event,
+                        uint64_t send_timeout_ms, uint64_t answer_timeout_ms,
+                        struct agent_result *ret_result, struct error *err);
+
+/* agent_client_shutdown - ask the guest to power off; does not wait for it. */
+int agent_client_shutdown(struct agent_client *client, uint32_t grace_ms, struct error *err);
+
+#endif

@@ -1,0 +1,246 @@
+/* Frames to and from an agent: see agent_stream.h. Process: the host's. Input: hostile. */
+#include "agent_stream.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "common/clock.h"
+#include "common/fd.h"
+#include "guest-agent/proto/frame.h"
+
+enum {
+    BUFFER_MIN_BYTES = 16 * 1024,
+    BUFFER_MAX_BYTES = FRAME_HEADER_BYTES + FRAME_MAX_BYTES,
+    /* What unpacking may allocate beyond the size of the message itself. */
+    UNPACK_SLACK_BYTES = 64 * 1024,
+};
+
+void agent_stream_init(struct agent_stream *stream, int fd, int end_fd, int interrupt_fd)
+{
+    *stream = (struct agent_stream){.fd = fd, .end_fd = end_fd, .interrupt_fd = interrupt_fd};
+}
+
+void agent_stream_done(struct agent_stream *stream)
+{
+    fd_close_at_exit(&stream->fd);
+    stream->fd = -1;
+    free(stream->buffer);
+    stream->buffer = NULL;
+    stream->begin = stream->end = stream->size = 0;
+}
+
+/* --- waiting -------------------------------------------------------------------------------------
+ */
+
+/*
+ * Waits until the stream is ready for @events. The stream comes before the VM's end, so that the
+ * last words of a guest that powered off are read.
+ */
+static int wait_for(const struct agent_stream *stream, short events, uint64_t deadline_ns,
+                    short *ret_events, struct error *err)
+{
+    struct pollfd fds[] = {{.fd = stream->fd, .events = events},
+                           {.fd = stream->end_fd, .events = POLLIN},
+                           {.fd = stream->interrupt_fd, .events = POLLIN}};
+
+    for (;;) {
+        uint64_t now = clock_now_ns();
+        uint64_t left_ms = deadline_ns > now ? (deadline_ns - now) / 1000000u + 1 : 0;
+        int n = poll(fds, 3, left_ms > 3600000u ? 3600000 : (int)left_ms);
+
+        if (n < 0 && errno != EINTR)
+            return error_set(err, errno, "wait for the agent");
+        if (n > 0 && fds[2].revents)
+            return error_say(err, EINTR, "interrupted");
+        if (left_ms == 0) /* also when there is more to read: a flood does not move a deadline */
+            return error_say(err, ETIMEDOUT, "the guest's agent did not answer in time");
+        if (n > 0 && fds[0].revents) {
+            *ret_events = fds[0].revents;
+            return 0;
+        }
+        if (n > 0 && fds[1].revents)
+            return error_say(err, ECONNRESET, "the VM ended");
+    }
+}
+
+/* --- receiving -----------------------------------------------------------------------------------
+ */
+
+/* Room for at least one more byte, doubling as bytes really arrive; -ENOBUFS at the limit. */
+static int make_room(struct agent_stream *stream)
+{
+    if (stream->end < stream->size)
+        return 0;
+    if (stream->begin > 0) {
+        memmove(stream->buffer, stream->buffer + stream->begin, stream->end - stream->begin);
+        stream->end -= stream->begin;
+        stream->begin = 0;
+        return 0;
+    }
+    size_t larger = stream->size ? stream->size * 2 : BUFFER_MIN_BYTES;
+    if (larger > BUFFER_MAX_BYTES)
+        larger = BUFFER_MAX_BYTES;
+    if (larger == stream->size)
+        return -ENOBUFS;
+    uint8_t *grown = realloc(stream->buffer, larger);
+    if (!grown)
+        return -ENOMEM;
+    stream->buffer = grown;
+    stream->size = larger;
+    return 0;
+}
+
+/* Takes in what is there, without waiting. Returns 0, or -errno without words. */
+static int fill(struct agent_stream *stream)
+{
+    int r = make_room(stream);
+
+    if (r < 0)
+        return r;
+    ssize_t n =
+        recv(stream->fd, stream->buffer + stream->end, stream->size - stream->end, MSG_DONTWAIT);
+    if (n == 0)
+        return -ECONNRESET;
+    if (n < 0)
+        return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+    stream->end += (size_t)n;
+    return 0;
+}
+
+/* Forgets the first @n bytes; a buffer grown for one large frame does not stay. */
+static void drop(struct agent_stream *stream, size_t n)
+{
+    stream->begin += n;
+    if (stream->begin < stream->end)
+        return;
+    stream->begin = stream->end = 0;
+    if (stream->size > BUFFER_MIN_BYTES) {
+        free(stream->buffer);
+        stream->buffer = NULL;
+        stream->size = 0;
+    }
+}
+
+/* frame_parse() on what is buffered. */
+static int next_frame(const struct agent_stream *stream, struct frame *ret_frame)
+{
+    if (stream->begin == stream->end)
+        return 0;
+    return frame_parse(stream->buffer + stream->begin, stream->end - stream->begin, ret_frame);
+}
+
+bool agent_stream_pending(const struct agent_stream *stream)
+{
+    struct frame frame;
+
+    return next_frame(stream, &frame) == 1;
+}
+
+/*
+ * An allocator with a budget: millions of unknown two-byte fields would else unpack into many times
+ * their size of host memory.
+ */
+struct budget {
+    size_t left_bytes;
+};
+
+static void *budget_alloc(void *opaque, size_t size)
+{
+    struct budget *budget = opaque;
+
+    if (size > budget->left_bytes)
+        return NULL;
+    budget->left_bytes -= size;
+    return malloc(size ? size : 1);
+}
+
+static void budget_free(void *opaque, void *pointer)
+{
+    (void)opaque;
+    free(pointer);
+}
+
+/* A message from within the budget may be freed with the default allocator: both are malloc(). */
+static Mayfly__Agent__AgentMessage *unpack(const struct frame *frame)
+{
+    struct budget budget = {frame->message_bytes + UNPACK_SLACK_BYTES};
+    ProtobufCAllocator allocator = {budget_alloc, budget_free, &budget};
+
+    return mayfly__agent__agent_message__unpack(&allocator, frame->message_bytes, frame->message);
+}
+
+int agent_stream_receive(struct agent_stream *stream, uint64_t deadline_ns,
+                         Mayfly__Agent__AgentMessage **ret_message, struct error *err)
+{
+    struct frame frame;
+    short events;
+    int r;
+
+    for (;;) {
+        r = next_frame(stream, &frame);
+        if (r < 0)
+            return error_say(err, EPROTO, "the guest's agent sent a frame of a forbidden length");
+        if (r > 0)
+            break;
+        r = wait_for(stream, POLLIN, deadline_ns, &events, err);
+        if (r < 0)
+            return r;
+        r = fill(stream);
+        if (r == -ECONNRESET || r == -EPIPE)
+            return error_say(err, ECONNRESET, "the guest's agent closed its connection");
+        if (r < 0)
+            return error_set(err, -r, "receive from the guest's agent");
+    }
+    *ret_message = unpack(&frame);
+    drop(stream, frame.total_bytes);
+    if (!*ret_message)
+        return error_say(err, EPROTO, "the guest's agent sent what is no message");
+    return 0;
+}
+
+/* --- sending -------------------------------------------------------------------------------------
+ */
+
+static int send_bytes(struct agent_stream *stream, const uint8_t *data, size_t len,
+                      uint64_t deadline_ns, struct error *err)
+{
+    while (len > 0) {
+        /* One frame waiting to be taken is enough: the rest can wait in the socket. */
+        bool room = stream->end < BUFFER_MAX_BYTES && !agent_stream_pending(stream);
+        short events = (short)(POLLOUT | (room ? POLLIN : 0));
+        int r = wait_for(stream, events, deadline_ns, &events, err);
+
+        if (r < 0)
+            return r;
+        if (events & POLLIN && (r = fill(stream)) < 0)
+            return error_set(err, r == -EPIPE ? ECONNRESET : -r, "send to the guest's agent");
+        if (!(events & (POLLOUT | POLLERR | POLLHUP)))
+            continue;
+        ssize_t n = send(stream->fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (n < 0 && (errno == EAGAIN || errno == EINTR))
+            continue;
+        if (n < 0)
+            return error_set(err, errno == EPIPE ? ECONNRESET : errno, "send to the guest's agent");
+        data += n;
+        len -= (size_t)n;
+    }
+    return 0;
+}
+
+int agent_stream_send(struct agent_stream *stream, const Mayfly__Agent__HostMessage *message,
+                      uint64_t deadline_ns, struct error *err)
+{
+    size_t len = mayfly__agent__host_message__get_packed_size(message);
+
+    if (len == 0 || len > FRAME_MAX_BYTES)
+        return error_say(err, EMSGSIZE, "a message of %zu bytes is too large for the agent", len);
+    AUTO_FREE uint8_t *data = malloc(FRAME_HEADER_BYTES + len);
+    if (!data)
+        return error_set(err, ENOMEM, "send to the guest's agent");
+    frame_put_header(data, len);
+    mayfly__agent__host_message__pack(message, data + FRAME_HEADER_BYTES);
+    return send_bytes(stream, data, FRAME_HEADER_BYTES + len, deadline_ns, err);
+}

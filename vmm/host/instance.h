@@ -1,0 +1,106 @@
+/*
+ * An instance: one microVM that serves one version of one function, from boot to end.
+ *
+ *   instance_boot() → instance_prepare() → instance_invoke()… → instance_destroy()
+ *
+ * No printing, no globals: a command or a daemon uses it alike. Threads: one at a time per
+ * instance, and the one that booted it must live on (the monitor dies with it). A function's
+ * failure is a result (struct agent_result); an error means the host could not do it, and the
+ * instance then only waits to be destroyed.
+ */
+#ifndef MAYFLY_HOST_INSTANCE_H
+#define MAYFLY_HOST_INSTANCE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "agent_client.h"
+#include "hypervisor/hypervisor.h"
+#include "images/image_store.h"
+#include "package.h"
+
+struct instance;
+
+/* What is being done now, for progress. */
+enum instance_stage {
+    STAGE_DECOMPRESS,
+    STAGE_VM_CREATE,
+    STAGE_KERNEL, /* and the agent's start: the host cannot tell them apart before Hello */
+    STAGE_INIT,
+    STAGE_INVOKE,
+};
+
+typedef void instance_progress(void *opaque, enum instance_stage stage);
+
+struct instance_config {
+    const struct hypervisor_ops *hypervisor;
+    struct image_store *store; /* borrowed during instance_boot() */
+    const char *image;         /* names in the store */
+    const char *kernel;
+    const char *run_directory; /* <state>/run; made where missing */
+    const char *console_path;  /* NULL: a file that goes with the instance */
+    const char *monitor_path;  /* NULL: beside the running program */
+    const char *command_line;  /* further words for the guest kernel; may be NULL */
+    uint32_t memory_mib;
+    uint32_t vcpus;
+    int interrupt_fd;            /* borrowed for life; readable means stop waiting; may be -1 */
+    instance_progress *on_stage; /* may be NULL, as may on_log; called on the caller's thread */
+    agent_log *on_log;
+    void *opaque; /* for both */
+};
+
+/* What each stage took, in microseconds; 0 before it ran. */
+struct instance_timings {
+    uint64_t decompress_us;  /* image and kernel; 0: both were cached */
+    uint64_t vm_create_us;   /* monitor started, VM made, kernel loaded */
+    uint64_t kernel_us;      /* first guest instruction to the agent's main() */
+    uint64_t agent_ready_us; /* from there to its Hello here */
+    uint64_t init_us;        /* code sent, runtime started, handler loaded */
+    uint64_t invoke_us;      /* event sent, result here */
+};
+
+struct instance_function {
+    const char *runtime;
+    const char *handler;
+    const char *name;
+    const char *version;
+    const struct agent_variable *environment;
+    size_t n_environment;
+    const struct package *package;
+};
+
+/*
+ * instance_boot - decompress what is needed, start the VM, wait for its agent.
+ * *ret_instance is owned: instance_destroy() it. On failure nothing is left behind.
+ * Errors: -ENOENT for an unknown image or kernel, those of the image store and the hypervisor,
+ * -ETIMEDOUT, -EINTR (interrupt), -ECONNRESET with the guest's last words.
+ */
+int instance_boot(const struct instance_config *config, struct instance **ret_instance,
+                  struct error *err);
+
+/* instance_prepare - the init phase. *ret_result: agent_result_done() it; OK: events may follow. */
+int instance_prepare(struct instance *instance, const struct instance_function *function,
+                     struct agent_result *ret_result, struct error *err);
+
+/*
+ * instance_invoke - one event. The guest keeps the timeout; if it does not, this does: the result
+ * is then OUTCOME_TIMEOUT and the VM is gone. Returns 0 with *ret_result, -EINVAL where the
+ * instance is not ready for events, or as above.
+ */
+int instance_invoke(struct instance *instance, const struct agent_event *event,
+                    struct agent_result *ret_result, struct error *err);
+
+/* instance_usable - may it be given (further) events? */
+bool instance_usable(const struct instance *instance);
+
+/* All borrowed until the instance is destroyed. */
+const struct agent_hello *instance_hello(const struct instance *instance);
+const struct instance_timings *instance_timings(const struct instance *instance);
+
+/* instance_private_bytes - the monitor's own memory, as last seen. */
+uint64_t instance_private_bytes(const struct instance *instance);
+
+/* instance_destroy - ends the VM, removes its directory. Takes NULL. */
+void instance_destroy(struct instance *instance);
+
+#endif
