@@ -169,6 +169,16 @@ static int check_config(const struct machine_config *config, struct error *err)
     return 0;
 }
 
+/* Touched as far as a snapshot of one vCPU fills it. */
+static int make_arena(struct machine *machine, struct error *err)
+{
+    machine->arena = malloc(sizeof(*machine->arena));
+    if (!machine->arena)
+        return error_set(err, ENOMEM, "room for a restore");
+    memset(machine->arena, 0, 64 << 10);
+    return 0;
+}
+
 int machine_new(const struct machine_config *config, struct loop *loop, machine_ended *ended,
                 void *opaque, struct machine **ret_machine, struct error *err)
 {
@@ -198,7 +208,7 @@ int machine_new(const struct machine_config *config, struct loop *loop, machine_
         machine->status.tsc_khz = vcpu_tsc_khz(machine->vcpus[0]);
         cpu_identity_read(&machine->cpu);
         machine->is_shell = config->kernel_fd < 0;
-        r = machine->is_shell ? 0 : load_guest(machine, config, err);
+        r = machine->is_shell ? make_arena(machine, err) : load_guest(machine, config, err);
     }
     if (r < 0) {
         machine_free(machine);
@@ -215,6 +225,7 @@ void machine_free(struct machine *machine)
         return;
     for (unsigned i = 0; i < machine->n_vcpus; i++)
         vcpu_free(machine->vcpus[i]);
+    free(machine->arena);
     machine_free_devices(machine);
     if (machine->vm_fd >= 0)
         close(machine->vm_fd);

@@ -21,9 +21,16 @@ struct slot {
     struct virtio_mmio *mmio; /* owned */
 };
 
+/* Room for a state's bytes and the message made of them: 32 vCPUs need some 400 KiB of each. */
+struct restore_arena {
+    size_t used;
+    _Alignas(16) uint8_t bytes[1 << 20];
+};
+
 struct machine {
-    struct loop *loop; /* borrowed */
-    bool is_shell;     /* made without a kernel */
+    struct loop *loop;           /* borrowed */
+    bool is_shell;               /* made without a kernel */
+    struct restore_arena *arena; /* owned; of a shell only */
     machine_ended *ended;
     void *opaque;
 

@@ -30,8 +30,9 @@ struct vcpu {
     int fd;              /* owned */
     struct kvm_run *run; /* owned mapping, shared with KVM; the vCPU's thread's while it runs */
     size_t run_size;
-    struct assist *assist;    /* owned; NULL on hosts that do not need it */
-    struct msr_list new_msrs; /* as KVM made them: what a snapshot need not keep */
+    struct assist *assist; /* owned; NULL on hosts that do not need it */
+    struct vcpu_baseline baseline;
+    bool can_sync; /* KVM_CAP_SYNC_REGS: registers can be set through kvm_run */
 
     pthread_t thread;
     bool has_thread;
@@ -84,13 +85,15 @@ int vcpu_new(const struct vcpu_host *host, unsigned index, struct vcpu **ret_vcp
     if (r == 0)
         r = cpuid_set(host->kvm_fd, vcpu->fd, index, host->count, err);
     if (r == 0)
-        r = vcpu_state_read_msrs(host->kvm_fd, vcpu->fd, &vcpu->new_msrs, err);
+        r = vcpu_state_baseline(host->kvm_fd, vcpu->fd, &vcpu->baseline, err);
     if (r == 0 && host->assist)
         r = assist_new(vcpu->fd, host->memory, &vcpu->assist, err);
     if (r < 0) {
         vcpu_free(vcpu);
         return r;
     }
+    int synced = ioctl(host->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_SYNC_REGS);
+    vcpu->can_sync = (synced & KVM_SYNC_X86_VALID_FIELDS) == KVM_SYNC_X86_VALID_FIELDS;
     *ret_vcpu = vcpu;
     return 0;
 }
@@ -323,15 +326,16 @@ void vcpu_resume(struct vcpu *vcpu)
 
 int vcpu_get_state(struct vcpu *vcpu, struct vcpu_state *ret_state, struct error *err)
 {
-    return vcpu_state_get(vcpu->host->kvm_fd, vcpu->fd, &vcpu->new_msrs, ret_state, err);
+    return vcpu_state_get(vcpu->host->kvm_fd, vcpu->fd, &vcpu->baseline, ret_state, err);
 }
 
 int vcpu_set_state(struct vcpu *vcpu, const struct vcpu_state *state, struct error *err)
 {
-    int r = vcpu_state_set(vcpu->fd, state, err);
+    int r =
+        vcpu_state_set(vcpu->fd, vcpu->can_sync ? vcpu->run : NULL, &vcpu->baseline, state, err);
 
     if (r == 0 && vcpu->assist)
-        r = assist_restored(vcpu->assist, err);
+        r = assist_restored(vcpu->assist, state, err);
     vcpu->restored = r == 0;
     return r;
 }

@@ -6,15 +6,16 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include "common/bytes.h"
 #include "common/fd.h"
 
-#define MSR_TSC 0x10u
+#define MSR_APIC_BASE 0x1bu
 #define MSR_TSC_DEADLINE 0x6e0u
 
 enum { MAX_INDICES = 1024 };
 
 /* KVM names some MSRs that it then refuses to read on this CPU: those are left out. */
-int vcpu_state_read_msrs(int kvm_fd, int vcpu_fd, struct msr_list *ret_msrs, struct error *err)
+static int read_msrs(int kvm_fd, int vcpu_fd, struct msr_list *ret_msrs, struct error *err)
 {
     AUTO_FREE struct kvm_msr_list *indices =
         calloc(1, sizeof(*indices) + MAX_INDICES * sizeof(indices->indices[0]));
@@ -73,7 +74,20 @@ static int transfer_all(int vcpu_fd, const struct transfer *list, size_t n, stru
     return 0;
 }
 
-int vcpu_state_get(int kvm_fd, int vcpu_fd, const struct msr_list *baseline,
+int vcpu_state_baseline(int kvm_fd, int vcpu_fd, struct vcpu_baseline *ret_baseline,
+                        struct error *err)
+{
+    const struct transfer list[] = {
+        {KVM_GET_MP_STATE, "KVM_GET_MP_STATE", &ret_baseline->mp_state},
+        {KVM_GET_VCPU_EVENTS, "KVM_GET_VCPU_EVENTS", &ret_baseline->events},
+        {KVM_GET_DEBUGREGS, "KVM_GET_DEBUGREGS", &ret_baseline->debugregs},
+    };
+    int r = transfer_all(vcpu_fd, list, ARRAY_LEN(list), err);
+
+    return r < 0 ? r : read_msrs(kvm_fd, vcpu_fd, &ret_baseline->msrs, err);
+}
+
+int vcpu_state_get(int kvm_fd, int vcpu_fd, const struct vcpu_baseline *baseline,
                    struct vcpu_state *ret_state, struct error *err)
 {
     /* The multiprocessor state first: reading it makes KVM settle a pending INIT or SIPI. */
@@ -87,12 +101,12 @@ int vcpu_state_get(int kvm_fd, int vcpu_fd, const struct msr_list *baseline,
         {KVM_GET_VCPU_EVENTS, "KVM_GET_VCPU_EVENTS", &ret_state->events},
         {KVM_GET_DEBUGREGS, "KVM_GET_DEBUGREGS", &ret_state->debugregs},
     };
-    int r = transfer_all(vcpu_fd, list, sizeof(list) / sizeof(list[0]), err);
+    int r = transfer_all(vcpu_fd, list, ARRAY_LEN(list), err);
 
     if (r == 0)
-        r = vcpu_state_read_msrs(kvm_fd, vcpu_fd, &ret_state->msrs, err);
+        r = read_msrs(kvm_fd, vcpu_fd, &ret_state->msrs, err);
     if (r == 0)
-        drop_unchanged(&ret_state->msrs, baseline);
+        drop_unchanged(&ret_state->msrs, &baseline->msrs);
     return r;
 }
 
@@ -108,45 +122,79 @@ static int set_msrs(int vcpu_fd, const struct msr_list *msrs, struct error *err)
     return 0;
 }
 
-/* Takes the deadline out of @msrs: it means nothing before the local APIC is in deadline mode. */
-static struct msr_list take_deadline(struct msr_list *msrs)
+/* All MSRs but the timer's deadline, and the APIC base, which KVM keeps among the registers. */
+static int set_early_msrs(int vcpu_fd, const struct vcpu_state *state,
+                          struct msr_list *ret_deadline, struct error *err)
 {
-    struct msr_list deadline = {.header.nmsrs = 0};
+    struct msr_list early;
     unsigned n = 0;
 
-    for (unsigned i = 0; i < msrs->header.nmsrs; i++) {
-        if (msrs->entries[i].index == MSR_TSC_DEADLINE)
-            deadline.entries[deadline.header.nmsrs++] = msrs->entries[i];
+    early.entries[n++] =
+        (struct kvm_msr_entry){.index = MSR_APIC_BASE, .data = state->sregs.apic_base};
+    ret_deadline->header = (struct kvm_msrs){.nmsrs = 0};
+    for (unsigned i = 0; i < state->msrs.header.nmsrs && n < VCPU_MAX_MSRS; i++) {
+        const struct kvm_msr_entry *entry = &state->msrs.entries[i];
+
+        if (entry->index == MSR_TSC_DEADLINE)
+            ret_deadline->entries[ret_deadline->header.nmsrs++] = *entry;
         else
-            msrs->entries[n++] = msrs->entries[i];
+            early.entries[n++] = *entry;
     }
-    msrs->header.nmsrs = n;
-    return deadline;
+    early.header = (struct kvm_msrs){.nmsrs = n};
+    return set_msrs(vcpu_fd, &early, err);
 }
 
-int vcpu_state_set(int vcpu_fd, const struct vcpu_state *state, struct error *err)
+/* KVM_SET_SREGS and the like now, or by way of kvm_run. */
+static int set_registers(int vcpu_fd, struct kvm_run *run, const struct vcpu_state *state,
+                         struct error *err)
 {
-    const struct transfer before[] = {
+    const struct transfer list[] = {
         {KVM_SET_SREGS, "KVM_SET_SREGS", &state->sregs},
+        {KVM_SET_REGS, "KVM_SET_REGS", &state->regs},
+        {KVM_SET_VCPU_EVENTS, "KVM_SET_VCPU_EVENTS", &state->events},
+    };
+
+    if (!run)
+        return transfer_all(vcpu_fd, list, ARRAY_LEN(list), err);
+    run->s.regs.regs = state->regs;
+    run->s.regs.sregs = state->sregs;
+    run->s.regs.events = state->events;
+    run->kvm_dirty_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
+    return 0;
+}
+
+static int set_unusual(int vcpu_fd, const struct vcpu_baseline *baseline,
+                       const struct vcpu_state *state, struct error *err)
+{
+    const struct transfer debugregs = {KVM_SET_DEBUGREGS, "KVM_SET_DEBUGREGS", &state->debugregs};
+    const struct transfer mp_state = {KVM_SET_MP_STATE, "KVM_SET_MP_STATE", &state->mp_state};
+    int r = 0;
+
+    if (memcmp(&state->debugregs, &baseline->debugregs, sizeof(state->debugregs)) != 0)
+        r = transfer_all(vcpu_fd, &debugregs, 1, err);
+    if (r == 0 && state->mp_state.mp_state != baseline->mp_state.mp_state)
+        r = transfer_all(vcpu_fd, &mp_state, 1, err);
+    return r;
+}
+
+int vcpu_state_set(int vcpu_fd, struct kvm_run *run, const struct vcpu_baseline *baseline,
+                   const struct vcpu_state *state, struct error *err)
+{
+    const struct transfer fpu[] = {
         {KVM_SET_XCRS, "KVM_SET_XCRS", &state->xcrs},
         {KVM_SET_XSAVE, "KVM_SET_XSAVE", &state->xsave},
-        {KVM_SET_REGS, "KVM_SET_REGS", &state->regs},
-    };
-    const struct transfer after[] = {
-        {KVM_SET_VCPU_EVENTS, "KVM_SET_VCPU_EVENTS", &state->events},
-        {KVM_SET_DEBUGREGS, "KVM_SET_DEBUGREGS", &state->debugregs},
-        {KVM_SET_MP_STATE, "KVM_SET_MP_STATE", &state->mp_state},
     };
     const struct transfer lapic = {KVM_SET_LAPIC, "KVM_SET_LAPIC", &state->lapic};
-    struct msr_list msrs = state->msrs;
-    struct msr_list deadline = take_deadline(&msrs);
-    int r = transfer_all(vcpu_fd, before, sizeof(before) / sizeof(before[0]), err);
+    struct msr_list deadline;
+    int r = set_registers(vcpu_fd, run, state, err);
 
     if (r == 0)
-        r = set_msrs(vcpu_fd, &msrs, err);
+        r = transfer_all(vcpu_fd, fpu, ARRAY_LEN(fpu), err);
+    if (r == 0)
+        r = set_early_msrs(vcpu_fd, state, &deadline, err);
     if (r == 0)
         r = transfer_all(vcpu_fd, &lapic, 1, err);
     if (r == 0)
         r = set_msrs(vcpu_fd, &deadline, err);
-    return r < 0 ? r : transfer_all(vcpu_fd, after, sizeof(after) / sizeof(after[0]), err);
+    return r < 0 ? r : set_unusual(vcpu_fd, baseline, state, err);
 }

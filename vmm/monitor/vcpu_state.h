@@ -30,24 +30,31 @@ struct vcpu_state {
     struct msr_list msrs;
 };
 
-/*
- * vcpu_state_read_msrs - every MSR that KVM says it saves, as they are now. Of a new vCPU it is the
- * baseline for vcpu_state_get().
- */
-int vcpu_state_read_msrs(int kvm_fd, int vcpu_fd, struct msr_list *ret_msrs, struct error *err);
+/* What KVM gave a new vCPU: a snapshot need not keep it, a restore need not set it. */
+struct vcpu_baseline {
+    struct msr_list msrs;
+    struct kvm_vcpu_events events;
+    struct kvm_debugregs debugregs;
+    struct kvm_mp_state mp_state;
+};
 
-/*
- * vcpu_state_get - of a vCPU that is out of KVM_RUN, any thread. Only MSRs that differ from
- * @baseline are kept: a restore into a new vCPU sets no others.
+/* vcpu_state_baseline - of a vCPU that never ran. */
+int vcpu_state_baseline(int kvm_fd, int vcpu_fd, struct vcpu_baseline *ret_baseline,
+                        struct error *err);
+
+/* vcpu_state_get - of a vCPU that is out of KVM_RUN, any thread; MSRs as in the baseline left out.
  */
-int vcpu_state_get(int kvm_fd, int vcpu_fd, const struct msr_list *baseline,
+int vcpu_state_get(int kvm_fd, int vcpu_fd, const struct vcpu_baseline *baseline,
                    struct vcpu_state *ret_state, struct error *err);
 
 /*
  * vcpu_state_set - into a new vCPU that is out of KVM_RUN, any thread.
- * The order is KVM's: control registers before XSAVE, the TSC before the local APIC, and the
- * deadline of its timer after both.
+ * An ioctl on a vCPU costs microseconds each, so what a new vCPU has already is left alone, and
+ * where @run is not NULL (KVM_CAP_SYNC_REGS) the registers go through it: KVM takes them, and
+ * checks them, at the next KVM_RUN (KVM api.rst 5, "kvm_dirty_regs").
+ * The order is KVM's: the APIC base before the local APIC, and its timer's deadline after both.
  */
-int vcpu_state_set(int vcpu_fd, const struct vcpu_state *state, struct error *err);
+int vcpu_state_set(int vcpu_fd, struct kvm_run *run, const struct vcpu_baseline *baseline,
+                   const struct vcpu_state *state, struct error *err);
 
 #endif

@@ -183,6 +183,17 @@ static uint64_t page_fault_handler(const struct assist *assist, const struct kvm
            (uint64_t)load_le32(gate + 8) << 32;
 }
 
+static int arm_at(struct assist *assist, uint64_t handler, struct error *err)
+{
+    if (handler == 0 || handler == assist->breakpoint)
+        return 0;
+    int r = set_debug(assist, handler, false);
+    if (r < 0)
+        return error_set(err, -r, "KVM_SET_GUEST_DEBUG at %#llx", (unsigned long long)handler);
+    assist->breakpoint = handler;
+    return 0;
+}
+
 static int arm(struct assist *assist, struct error *err)
 {
     struct kvm_sregs sregs;
@@ -192,14 +203,7 @@ static int arm(struct assist *assist, struct error *err)
         return error_set(err, errno, "read vCPU state");
     if (assist_get_msr(assist, MSR_LSTAR, &entry) < 0 || entry == 0)
         return 0;
-    uint64_t handler = page_fault_handler(assist, &sregs);
-    if (handler == 0 || handler == assist->breakpoint)
-        return 0;
-    int r = set_debug(assist, handler, false);
-    if (r < 0)
-        return error_set(err, -r, "KVM_SET_GUEST_DEBUG at %#llx", (unsigned long long)handler);
-    assist->breakpoint = handler;
-    return 0;
+    return arm_at(assist, page_fault_handler(assist, &sregs), err);
 }
 
 int assist_on_io(struct assist *assist, struct error *err)
@@ -210,11 +214,11 @@ int assist_on_io(struct assist *assist, struct error *err)
     return arm(assist, err);
 }
 
-int assist_restored(struct assist *assist, struct error *err)
+int assist_restored(struct assist *assist, const struct vcpu_state *state, struct error *err)
 {
     assist->breakpoint = 0;
     assist->stepping = false;
-    return arm(assist, err);
+    return arm_at(assist, page_fault_handler(assist, &state->sregs), err);
 }
 
 /*

@@ -12,6 +12,7 @@
 
 #include "common/error.h"
 #include "monitor/guest_memory.h"
+#include "monitor/vcpu_state.h"
 
 struct assist;
 
@@ -45,8 +46,8 @@ int assist_on_debug(struct assist *assist, struct error *err);
  */
 int assist_on_io(struct assist *assist, struct error *err);
 
-/* assist_restored - the vCPU's state was replaced: arm at once. */
-int assist_restored(struct assist *assist, struct error *err);
+/* assist_restored - the vCPU is about to have @state, with the guest's memory in place: arm. */
+int assist_restored(struct assist *assist, const struct vcpu_state *state, struct error *err);
 
 struct assist_counters assist_get_counters(const struct assist *assist);
 
