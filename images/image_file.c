@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -50,20 +51,53 @@ int temp_file_create(struct temp_file *temp, int dir_fd, struct error *err)
     if (r == 1)
         return 0;
     temp->name[0] = 0;
-    return error_set(err, r < 0 ? -r : EAGAIN, "create a temporary file in the image store");
+    return error_set(err, r < 0 ? -r : EAGAIN, "create a temporary file");
+}
+
+/*
+ * Renames the temporary file to @name. What stood there before gets the temporary name: until the
+ * directory is on disk too, all of it can be undone. (Not on file systems that cannot exchange.)
+ */
+static int swap_in(const struct temp_file *temp, const char *name, bool *ret_is_swapped)
+{
+    *ret_is_swapped = false;
+    if (renameat2(temp->dir_fd, temp->name, temp->dir_fd, name, RENAME_NOREPLACE) == 0)
+        return 0;
+    if (errno == EEXIST &&
+        renameat2(temp->dir_fd, temp->name, temp->dir_fd, name, RENAME_EXCHANGE) == 0) {
+        *ret_is_swapped = true;
+        return 0;
+    }
+    if (errno != EINVAL && errno != ENOSYS)
+        return -errno;
+    return renameat(temp->dir_fd, temp->name, temp->dir_fd, name) < 0 ? -errno : 0;
+}
+
+static void swap_out(const struct temp_file *temp, const char *name, bool is_swapped)
+{
+    renameat2(temp->dir_fd, name, temp->dir_fd, temp->name,
+              is_swapped ? RENAME_EXCHANGE : RENAME_NOREPLACE);
 }
 
 int temp_file_publish(struct temp_file *temp, const char *name, mode_t mode, struct error *err)
 {
+    bool is_swapped;
+
     if (fsync(temp->fd) < 0)
         return error_set(err, errno, "flush '%s' to disk", name);
     if (fchmod(temp->fd, mode) < 0)
         return error_set(err, errno, "set the mode of '%s'", name);
-    if (renameat(temp->dir_fd, temp->name, temp->dir_fd, name) < 0)
-        return error_set(err, errno, "rename a temporary file to '%s'", name);
+    int r = swap_in(temp, name, &is_swapped);
+    if (r < 0)
+        return error_set(err, -r, "rename a temporary file to '%s'", name);
+    if (fsync(temp->dir_fd) < 0) {
+        r = error_set(err, errno, "flush the directory of '%s' to disk", name);
+        swap_out(temp, name, is_swapped);
+        return r;
+    }
+    if (is_swapped)
+        unlinkat(temp->dir_fd, temp->name, 0);
     temp->name[0] = 0;
-    if (fsync(temp->dir_fd) < 0)
-        return error_set(err, errno, "flush the directory of '%s' to disk", name);
     return 0;
 }
 

@@ -25,7 +25,8 @@ int temp_file_create(struct temp_file *temp, int dir_fd, struct error *err);
 
 /*
  * temp_file_publish - fsync, set @mode, rename to @name over what may be there, fsync the
- * directory. After an error the file still has its temporary name.
+ * directory. After an error the file still has its temporary name, and @name stands for what it
+ * stood for before.
  */
 int temp_file_publish(struct temp_file *temp, const char *name, mode_t mode, struct error *err);
 

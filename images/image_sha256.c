@@ -106,3 +106,14 @@ void sha256_hex(const uint8_t digest[SHA256_BYTES], char ret_hex[2 * SHA256_BYTE
     }
     ret_hex[2 * SHA256_BYTES] = 0;
 }
+
+static unsigned digit_value(char digit)
+{
+    return digit <= '9' ? (unsigned)(digit - '0') & 15 : (unsigned)(digit - 'a' + 10) & 15;
+}
+
+void sha256_from_hex(const char *hex, uint8_t ret_digest[SHA256_BYTES])
+{
+    for (size_t i = 0; i < SHA256_BYTES; i++)
+        ret_digest[i] = (uint8_t)(digit_value(hex[2 * i]) << 4 | digit_value(hex[2 * i + 1]));
+}

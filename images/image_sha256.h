@@ -29,4 +29,7 @@ int sha256_of_file(int fd, uint64_t len_bytes, uint8_t ret_digest[SHA256_BYTES])
 /* sha256_hex - 64 digits and a terminating 0. */
 void sha256_hex(const uint8_t digest[SHA256_BYTES], char ret_hex[2 * SHA256_BYTES + 1]);
 
+/* sha256_from_hex - the reverse; @hex must be 64 lower-case digits. */
+void sha256_from_hex(const char *hex, uint8_t ret_digest[SHA256_BYTES]);
+
 #endif

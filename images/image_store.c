@@ -246,16 +246,6 @@ static int open_object(const struct image_store *store, const struct image_info 
     return 0;
 }
 
-static void digest_bytes(const char *hex, uint8_t ret_digest[SHA256_BYTES])
-{
-    for (size_t i = 0; i < SHA256_BYTES; i++) {
-        unsigned value = 0;
-
-        sscanf(hex + 2 * i, "%2x", &value);
-        ret_digest[i] = (uint8_t)value;
-    }
-}
-
 static bool is_cached(const struct image_store *store, const struct image_info *info)
 {
     struct stat st;
@@ -276,7 +266,7 @@ static int decompress_into_cache(const struct image_store *store, const struct i
 
     if (r < 0)
         return r;
-    digest_bytes(info->digest, digest);
+    sha256_from_hex(info->digest, digest);
     r = file_reserve(temp.fd, format->raw_bytes, err);
     if (r < 0)
         error_wrap(err, "decompress image '%s' into '%s/cache'", what, store->directory);
@@ -364,7 +354,7 @@ int image_store_verify(struct image_store *store, const struct image_info *info,
 
     if (r < 0)
         return r;
-    digest_bytes(info->digest, digest);
+    sha256_from_hex(info->digest, digest);
     r = image_decompress(object, info->name[0] ? info->name : info->digest, &format, -1,
                          &(struct image_expect){.file_sha256 = digest, .raw_sha256 = true},
                          &store->watch, err);

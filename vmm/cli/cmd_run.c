@@ -13,7 +13,7 @@
 #include "cli_common.h"
 #include "commands.h"
 #include "common/clock.h"
-#include "host/instance.h"
+#include "host/function_snapshot.h"
 #include "host/json_check.h"
 #include "host/package.h"
 #include "run_options.h"
@@ -24,11 +24,13 @@ struct run {
     struct run_options options;
     struct run_report report;
     struct stage_ticker *ticker;
-    struct image_store *store; /* owned, as are the next three */
+    struct image_store *store; /* owned, as are the next four */
+    struct snapshot_store *snapshots;
     struct package *package;
     uint8_t *event;
     struct instance *instance;
     size_t event_bytes;
+    char run_directory[PATH_MAX];
     int interrupt_fd;
     const volatile sig_atomic_t *interrupted;
     uint64_t started_ns;
@@ -95,6 +97,8 @@ static void on_stage(void *opaque, enum instance_stage stage)
                                         [STAGE_VM_CREATE] = "creating the VM",
                                         [STAGE_KERNEL] = "booting the guest",
                                         [STAGE_INIT] = "init phase",
+                                        [STAGE_FREEZE] = "taking a snapshot",
+                                        [STAGE_RESTORE] = "restoring a snapshot",
                                         [STAGE_INVOKE] = "invoking the function"};
     struct run *run = opaque;
 
@@ -121,15 +125,39 @@ static void on_log(void *opaque, bool is_stderr, const void *data, size_t len_by
 /* --- the run
  * -------------------------------------------------------------------------------------- */
 
-static int open_store(struct run *run, struct error *err)
+static int path_below_state(const struct run *run, const char *name, char path[PATH_MAX],
+                            struct error *err)
+{
+    if (snprintf(path, PATH_MAX, "%s/%s", run->options.state, name) >= PATH_MAX)
+        return error_say(err, ENAMETOOLONG, "the state directory's path is too long");
+    return 0;
+}
+
+static int open_snapshots(struct run *run, struct error *err)
+{
+    char path[PATH_MAX];
+    int r = path_below_state(run, "snapshots", path, err);
+
+    if (r == 0)
+        r = snapshot_store_open(path, &run->snapshots, err);
+    if (r == 0)
+        snapshot_store_set_cancel(run->snapshots, run->interrupted);
+    return r;
+}
+
+static int open_stores(struct run *run, struct error *err)
 {
     char path[PATH_MAX];
     struct image_info info;
     struct error ignored;
+    int r = path_below_state(run, "images", path, err);
 
-    if ((size_t)snprintf(path, sizeof(path), "%s/images", run->options.state) >= sizeof(path))
-        return error_say(err, ENAMETOOLONG, "the state directory's path is too long");
-    int r = image_store_open(path, &run->store, err);
+    if (r == 0)
+        r = path_below_state(run, "run", run->run_directory, err);
+    if (r == 0)
+        r = image_store_open(path, &run->store, err);
+    if (r == 0 && !run->options.boot)
+        r = open_snapshots(run, err);
     if (r < 0)
         return r;
     image_store_set_cancel(run->store, run->interrupted);
@@ -140,27 +168,35 @@ static int open_store(struct run *run, struct error *err)
     return 0;
 }
 
-static int boot(struct run *run, struct error *err)
+static struct instance_config instance_config_of(struct run *run)
 {
     const struct run_options *options = &run->options;
-    char run_directory[PATH_MAX];
-    struct instance_config config = {.hypervisor = &hypervisor_kvm,
-                                     .store = run->store,
-                                     .image = options->image,
-                                     .kernel = options->kernel,
-                                     .run_directory = run_directory,
-                                     .console_path = options->console,
-                                     .memory_mib = (uint32_t)options->memory_mib,
-                                     .vcpus = (uint32_t)options->vcpus,
-                                     .interrupt_fd = run->interrupt_fd,
-                                     .on_stage = on_stage,
-                                     .on_log = on_log,
-                                     .opaque = run};
 
-    if ((size_t)snprintf(run_directory, sizeof(run_directory), "%s/run", options->state) >=
-        sizeof(run_directory))
-        return error_say(err, ENAMETOOLONG, "the state directory's path is too long");
-    return instance_boot(&config, &run->instance, err);
+    return (struct instance_config){.hypervisor = &hypervisor_kvm,
+                                    .store = run->store,
+                                    .image = options->image,
+                                    .kernel = options->kernel,
+                                    .run_directory = run->run_directory,
+                                    .console_path = options->console,
+                                    .memory_mib = (uint32_t)options->memory_mib,
+                                    .vcpus = (uint32_t)options->vcpus,
+                                    .interrupt_fd = run->interrupt_fd,
+                                    .on_stage = on_stage,
+                                    .on_log = on_log,
+                                    .opaque = run};
+}
+
+static struct instance_function function_of(const struct run *run)
+{
+    const struct run_options *options = &run->options;
+
+    return (struct instance_function){.runtime = options->runtime,
+                                      .handler = options->handler,
+                                      .name = options->function_name,
+                                      .version = "$LATEST",
+                                      .environment = options->environment,
+                                      .n_environment = options->n_environment,
+                                      .package = run->package};
 }
 
 /* A result replaces the one before it. The agent's own trouble is the host's, not the function's.
@@ -176,21 +212,61 @@ static int take_result(struct run *run, struct agent_result *result, struct erro
     return 0;
 }
 
-static int initialise(struct run *run, struct error *err)
+/* The long way: boot, then the init phase. */
+static int start_by_boot(struct run *run, struct error *err)
 {
-    const struct run_options *options = &run->options;
-    struct instance_function function = {.runtime = options->runtime,
-                                         .handler = options->handler,
-                                         .name = options->function_name,
-                                         .version = "$LATEST",
-                                         .environment = options->environment,
-                                         .n_environment = options->n_environment,
-                                         .package = run->package};
+    struct instance_config config = instance_config_of(run);
+    struct instance_function function = function_of(run);
     struct agent_result result;
-    int r = instance_prepare(run->instance, &function, &result, err);
+    int r = instance_boot(&config, &run->instance, err);
 
+    if (r == 0)
+        r = instance_prepare(run->instance, &function, &result, err);
     if (r < 0)
         return r;
+    run->report.limit_ms = result.duration_us / 1000;
+    return take_result(run, &result, err);
+}
+
+/* A snapshot that is there and of no use is no reason to fail: it is said, and made anew. */
+static int restore(struct run *run, const struct function_snapshot_config *config,
+                   const struct instance_function *function, struct error *err)
+{
+    struct snapshot_manifest manifest;
+    int r = function_snapshot_find(config, function, &manifest, err);
+
+    if (r == 0)
+        r = function_snapshot_restore(config, &manifest, &run->instance, err);
+    if (r == 0) {
+        run->report.start = "restored";
+    } else if (r == -EBADMSG || r == -ENOTSUP || r == -EINVAL) {
+        char line[sizeof(err->text) + 64];
+        int n = snprintf(line, sizeof(line), "mayfly run: making a new snapshot: %s\n", err->text);
+
+        stage_ticker_write(run->ticker, line, (size_t)n);
+        r = -ENOENT;
+    }
+    return r;
+}
+
+/* The short way: restore the function's snapshot, or make it and go on with what it was made of. */
+static int start_by_snapshot(struct run *run, struct error *err)
+{
+    struct instance_function function = function_of(run);
+    struct function_snapshot_config config = {.instance = instance_config_of(run),
+                                              .snapshots = run->snapshots};
+    struct snapshot_manifest manifest;
+    struct agent_result result;
+    bool booted;
+    int r = restore(run, &config, &function, err);
+
+    if (r != -ENOENT)
+        return r;
+    r = function_snapshot_make(&config, &function, &run->instance, &result, &manifest, &booted,
+                               err);
+    if (r < 0)
+        return r;
+    run->report.start = booted ? "boot" : "restored";
     run->report.limit_ms = result.duration_us / 1000;
     return take_result(run, &result, err);
 }
@@ -217,15 +293,13 @@ static int interrupted_error(struct error *err)
 
 static int serve(struct run *run, struct error *err)
 {
-    int r = open_store(run, err);
+    int r = open_stores(run, err);
 
     if (r == 0 && cli_interrupted())
         r = interrupted_error(err);
     if (r == 0)
-        r = boot(run, err);
-    if (r == 0)
-        r = initialise(run, err);
-    if (r == 0 && run->report.result.outcome == OUTCOME_OK)
+        r = run->options.boot ? start_by_boot(run, err) : start_by_snapshot(run, err);
+    if (r == 0 && (!run->report.has_result || run->report.result.outcome == OUTCOME_OK))
         r = invoke(run, err);
     /* Whatever a cut-short step complains of, Ctrl-C is the reason. */
     return r < 0 && cli_interrupted() ? interrupted_error(err) : r;
@@ -251,6 +325,7 @@ static int run_function(struct run *run)
 
     run->started_ns = clock_now_ns();
     run->report.json = run->options.json;
+    run->report.start = "boot";
     run->report.memory_mib = (uint32_t)run->options.memory_mib;
     run->interrupt_fd = cli_catch_interrupts(&run->interrupted);
     if (run->interrupt_fd < 0) {
@@ -276,6 +351,7 @@ int cmd_run(int argc, char **argv)
         status = run_function(&run);
     run_report_done(&run.report);
     image_store_close(run.store);
+    snapshot_store_close(run.snapshots);
     package_free(run.package);
     free(run.event);
     run_options_done(&run.options);

@@ -26,6 +26,7 @@ static const char help[] =
     "  --timeout SECONDS  of one invocation: 3 (default) to 900\n"
     "  --env NAME=VALUE   an environment variable; may be repeated\n"
     "  --json             one JSON object on stdout: status, result, error, times, memory\n"
+    "  --boot             boot the guest, even where a snapshot could be restored\n"
     "  --console FILE     keep what the guest kernel prints\n"
     "  --image NAME       another root image than the runtime's own (mayfly image ls)\n"
     "  --kernel NAME      another guest kernel than linux-6.12\n"
@@ -51,6 +52,7 @@ enum option_code {
     OPTION_IMAGE,
     OPTION_KERNEL,
     OPTION_STATE,
+    OPTION_BOOT,
     OPTION_HELP,
 };
 
@@ -66,6 +68,7 @@ static const struct option known[] = {{"runtime", required_argument, NULL, OPTIO
                                       {"image", required_argument, NULL, OPTION_IMAGE},
                                       {"kernel", required_argument, NULL, OPTION_KERNEL},
                                       {"state", required_argument, NULL, OPTION_STATE},
+                                      {"boot", no_argument, NULL, OPTION_BOOT},
                                       {"help", no_argument, NULL, OPTION_HELP},
                                       {NULL, 0, NULL, 0}};
 
@@ -138,6 +141,9 @@ static int take_option(struct run_options *options, int code, const char *value)
         return -1;
     case OPTION_ENV:
         return add_variable(options, value);
+    case OPTION_BOOT:
+        options->boot = true;
+        return -1;
     case OPTION_JSON:
         options->json = true;
         return -1;

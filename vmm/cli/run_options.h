@@ -20,7 +20,7 @@ struct run_options {
     const char *console; /* NULL: none kept */
     const char *state;
     uint64_t memory_mib, vcpus, timeout_ms;
-    bool json, image_given;
+    bool json, image_given, boot;
     struct agent_variable *environment; /* owned, with the names in `names` */
     char **names;                       /* owned */
     size_t n_environment;

@@ -142,9 +142,14 @@ static void print_table(const struct run_report *report)
     print_time("decompress", times->decompress_us,
                times->decompress_us ? "" : "(image and kernel were cached)");
     print_time("VM create", times->vm_create_us, "");
-    print_time("kernel", times->kernel_us, "");
-    print_time("agent ready", times->agent_ready_us, "");
-    print_time("init phase", times->init_us, "");
+    if (times->restore_us > 0) {
+        print_time("restore", times->restore_us, "");
+    } else {
+        print_time("kernel", times->kernel_us, "");
+        print_time("agent ready", times->agent_ready_us, "");
+    }
+    if (times->init_us > 0)
+        print_time("init phase", times->init_us, "");
     print_time("invoke", times->invoke_us, "");
     print_time("total", report->total_us, "");
     fprintf(stderr, "\n  memory: function's peak %.1f of %u MiB, monitor's own %.1f MiB\n",
@@ -189,11 +194,12 @@ static char *timings_json(const struct run_report *report)
 {
     const struct instance_timings *times = &report->timings;
 
-    return dump(json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "decompress",
-                          number(times->decompress_us), "vm_create", number(times->vm_create_us),
-                          "kernel", number(times->kernel_us), "agent_ready",
-                          number(times->agent_ready_us), "init", number(times->init_us), "invoke",
-                          number(times->invoke_us), "total", number(report->total_us)));
+    return dump(json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "restore",
+                          number(times->restore_us), "decompress", number(times->decompress_us),
+                          "vm_create", number(times->vm_create_us), "kernel",
+                          number(times->kernel_us), "agent_ready", number(times->agent_ready_us),
+                          "init", number(times->init_us), "invoke", number(times->invoke_us),
+                          "total", number(report->total_us)));
 }
 
 static char *memory_json(const struct run_report *report)
@@ -214,9 +220,9 @@ static int print_json(const struct run_report *report)
     int r = result && error && timings && memory ? 0 : -ENOMEM;
 
     if (r == 0)
-        printf("{\"status\":\"%s\",\"result\":%s,\"error\":%s,\"start\":\"boot\",\"timings_us\":%s,"
+        printf("{\"status\":\"%s\",\"result\":%s,\"error\":%s,\"start\":\"%s\",\"timings_us\":%s,"
                "\"memory_bytes\":%s,\"request_id\":\"%s\"}\n",
-               status, result, error, timings, memory, report->request_id);
+               status, result, error, report->start, timings, memory, report->request_id);
     if (r == 0 && !ok && report->host_error.code == 0)
         print_summary(error);
     free(result);

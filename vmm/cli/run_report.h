@@ -18,6 +18,7 @@ struct run_report {
     uint64_t limit_ms; /* of that phase, as the function was given it */
     uint32_t memory_mib;
     struct instance_timings timings;
+    const char *start; /* "boot" or "restored" */
     uint64_t total_us;
     uint64_t monitor_bytes;
     struct error host_error; /* code 0: none */

@@ -15,6 +15,8 @@
 enum {
     PIECE_BYTES = 1 << 20, /* of one CodeEntry, as agent.proto has it */
     ENTROPY_BYTES = 32,
+    RESTORED_ENTROPY_BYTES = 64,
+    BOOT_ID_BYTES = 16,
     SHUTDOWN_SEND_MS = 200,
 };
 
@@ -92,10 +94,32 @@ static const char *name_of(Mayfly__Agent__AgentMessage__BodyCase body)
         return "Log";
     case MAYFLY__AGENT__AGENT_MESSAGE__BODY_INVOKE_RESULT:
         return "InvokeResult";
+    case MAYFLY__AGENT__AGENT_MESSAGE__BODY_PRELOADED:
+        return "Preloaded";
+    case MAYFLY__AGENT__AGENT_MESSAGE__BODY_FROZEN:
+        return "Frozen";
+    case MAYFLY__AGENT__AGENT_MESSAGE__BODY_RESTORE_RESULT:
+        return "RestoreResult";
     case MAYFLY__AGENT__AGENT_MESSAGE__BODY__NOT_SET:
     default:
         return "an unknown message";
     }
+}
+
+/* What every first message of a guest's life carries. */
+static int fresh_entropy(uint8_t *to, size_t len, struct error *err)
+{
+    if (getrandom(to, len, 0) != (ssize_t)len)
+        return error_set(err, errno, "get entropy for the guest");
+    return 0;
+}
+
+static int64_t wall_clock_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
 /* Waits for a message of kind @wanted, passing logs on. *ret_message is owned. */
@@ -214,11 +238,10 @@ static int send_prepare(struct agent_client *client, const struct agent_prepare 
     Mayfly__Agent__HostMessage message = MAYFLY__AGENT__HOST_MESSAGE__INIT;
     Mayfly__Agent__Prepare prepare;
     uint8_t entropy[ENTROPY_BYTES];
-    struct timespec now;
+    int r = fresh_entropy(entropy, sizeof(entropy), err);
 
-    if (getrandom(entropy, sizeof(entropy), 0) != (ssize_t)sizeof(entropy))
-        return error_set(err, errno, "get entropy for the guest");
-    clock_gettime(CLOCK_REALTIME, &now);
+    if (r < 0)
+        return r;
     mayfly__agent__prepare__init(&prepare);
     prepare.runtime = text(from->runtime);
     prepare.handler = text(from->handler);
@@ -233,11 +256,11 @@ static int send_prepare(struct agent_client *client, const struct agent_prepare 
     prepare.init_timeout_ms = from->init_timeout_ms;
     prepare.tmp_bytes = from->tmp_bytes;
     prepare.max_log_bytes = from->max_log_bytes;
-    prepare.wall_clock_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    prepare.wall_clock_ns = wall_clock_ns();
     prepare.entropy = bytes(entropy, sizeof(entropy));
     message.body_case = MAYFLY__AGENT__HOST_MESSAGE__BODY_PREPARE;
     message.prepare = &prepare;
-    int r = agent_stream_send(&client->stream, &message, deadline_ns, err);
+    r = agent_stream_send(&client->stream, &message, deadline_ns, err);
     explicit_bzero(entropy, sizeof(entropy));
     return r;
 }
@@ -345,6 +368,35 @@ int agent_client_init(struct agent_client *client, const struct agent_prepare *p
 /* --- invocation ----------------------------------------------------------------------------------
  */
 
+struct restored_message {
+    Mayfly__Agent__HostMessage message;
+    Mayfly__Agent__Restored restored;
+    uint8_t entropy[RESTORED_ENTROPY_BYTES], boot_id[BOOT_ID_BYTES];
+};
+
+/* @to points into itself: it must stay where it is. */
+static int fill_restored(struct restored_message *to, const struct agent_rebirth *from,
+                         struct error *err)
+{
+    int r = fresh_entropy(to->entropy, sizeof(to->entropy), err);
+
+    if (r == 0)
+        r = fresh_entropy(to->boot_id, sizeof(to->boot_id), err);
+    if (r < 0)
+        return r;
+    mayfly__agent__host_message__init(&to->message);
+    mayfly__agent__restored__init(&to->restored);
+    to->restored.wall_clock_ns = wall_clock_ns();
+    to->restored.entropy = bytes(to->entropy, sizeof(to->entropy));
+    to->restored.boot_id = bytes(to->boot_id, sizeof(to->boot_id));
+    to->restored.instance_id = text(from->instance_id);
+    to->restored.hostname = text(from->hostname);
+    to->restored.log_stream = text(from->log_stream);
+    to->message.body_case = MAYFLY__AGENT__HOST_MESSAGE__BODY_RESTORED;
+    to->message.restored = &to->restored;
+    return 0;
+}
+
 static int send_invoke(struct agent_client *client, const struct agent_event *event,
                        uint64_t deadline_ns, struct error *err)
 {
@@ -363,7 +415,13 @@ static int send_invoke(struct agent_client *client, const struct agent_event *ev
     invoke.trace_id = text(event->trace_id);
     message.body_case = MAYFLY__AGENT__HOST_MESSAGE__BODY_INVOKE;
     message.invoke = &invoke;
-    return agent_stream_send(&client->stream, &message, deadline_ns, err);
+    if (!event->rebirth)
+        return agent_stream_send(&client->stream, &message, deadline_ns, err);
+    struct restored_message restored;
+    int r = fill_restored(&restored, event->rebirth, err);
+    return r < 0 ? r
+                 : agent_stream_send_pair(&client->stream, &restored.message, &message, deadline_ns,
+                                          err);
 }
 
 int agent_client_invoke(struct agent_client *client, const struct agent_event *event,
@@ -390,6 +448,74 @@ int agent_client_invoke(struct agent_client *client, const struct agent_event *e
     }
     mayfly__agent__agent_message__free_unpacked(message, NULL);
     return r;
+}
+
+/* --- snapshots -----------------------------------------------------------------------------------
+ */
+
+int agent_client_preload(struct agent_client *client, const char *runtime, uint64_t tmp_bytes,
+                         uint32_t max_log_bytes, uint64_t answer_timeout_ms,
+                         struct agent_result *ret_result, struct error *err)
+{
+    Mayfly__Agent__HostMessage message = MAYFLY__AGENT__HOST_MESSAGE__INIT;
+    Mayfly__Agent__Preload preload = MAYFLY__AGENT__PRELOAD__INIT;
+    Mayfly__Agent__AgentMessage *answer;
+    const ProtobufCBinaryData nothing = {0};
+    uint8_t entropy[ENTROPY_BYTES];
+    int r = fresh_entropy(entropy, sizeof(entropy), err);
+
+    if (r < 0)
+        return r;
+    preload.runtime = text(runtime);
+    preload.tmp_bytes = tmp_bytes;
+    preload.max_log_bytes = max_log_bytes;
+    preload.wall_clock_ns = wall_clock_ns();
+    preload.entropy = bytes(entropy, sizeof(entropy));
+    preload.timeout_ms = (uint32_t)answer_timeout_ms;
+    message.body_case = MAYFLY__AGENT__HOST_MESSAGE__BODY_PRELOAD;
+    message.preload = &preload;
+    r = agent_stream_send(&client->stream, &message, deadline_in(answer_timeout_ms), err);
+    if (r == 0)
+        r = expect(client, MAYFLY__AGENT__AGENT_MESSAGE__BODY_PRELOADED,
+                   deadline_in(answer_timeout_ms + SHUTDOWN_SEND_MS), &answer, err);
+    if (r < 0)
+        return r;
+    r = take_result(ret_result, (uint32_t)answer->preloaded->outcome, &nothing,
+                    answer->preloaded->message, err);
+    mayfly__agent__agent_message__free_unpacked(answer, NULL);
+    return r;
+}
+
+int agent_client_freeze(struct agent_client *client, uint64_t answer_timeout_ms,
+                        struct agent_result *ret_result, struct error *err)
+{
+    Mayfly__Agent__HostMessage message = MAYFLY__AGENT__HOST_MESSAGE__INIT;
+    Mayfly__Agent__Freeze freeze = MAYFLY__AGENT__FREEZE__INIT;
+    Mayfly__Agent__AgentMessage *answer;
+
+    message.body_case = MAYFLY__AGENT__HOST_MESSAGE__BODY_FREEZE;
+    message.freeze = &freeze;
+    int r = agent_stream_send(&client->stream, &message, deadline_in(answer_timeout_ms), err);
+    if (r == 0)
+        r = expect(client, MAYFLY__AGENT__AGENT_MESSAGE__BODY_FROZEN,
+                   deadline_in(answer_timeout_ms), &answer, err);
+    if (r < 0)
+        return r;
+    r = take_result(ret_result, (uint32_t)answer->frozen->outcome, &answer->frozen->error_json,
+                    answer->frozen->message, err);
+    mayfly__agent__agent_message__free_unpacked(answer, NULL);
+    return r;
+}
+
+int agent_client_reborn(struct agent_client *client, const struct agent_rebirth *rebirth,
+                        uint64_t send_timeout_ms, struct error *err)
+{
+    struct restored_message restored;
+    int r = fill_restored(&restored, rebirth, err);
+
+    return r < 0 ? r
+                 : agent_stream_send(&client->stream, &restored.message,
+                                     deadline_in(send_timeout_ms), err);
 }
 
 int agent_client_shutdown(struct agent_client *client, uint32_t grace_ms, struct error *err)

@@ -67,6 +67,13 @@ struct agent_prepare {
     uint32_t max_log_bytes;
 };
 
+/* Who a restored guest is from now on; clock, entropy and boot id are added when it is sent. */
+struct agent_rebirth {
+    const char *instance_id;
+    const char *hostname;
+    const char *log_stream; /* NULL: unchanged */
+};
+
 struct agent_event {
     const char *request_id;
     const void *data; /* JSON */
@@ -75,6 +82,9 @@ struct agent_event {
     const char *client_context; /* these may be NULL */
     const char *identity;
     const char *trace_id;
+    /* The guest was restored and this is the first it hears: told in one piece with the event, so
+     * that no handler code runs in between. NULL otherwise. */
+    const struct agent_rebirth *rebirth;
 };
 
 /* What a phase came to. */
@@ -119,6 +129,22 @@ int agent_client_init(struct agent_client *client, const struct agent_prepare *p
 int agent_client_invoke(struct agent_client *client, const struct agent_event *event,
                         uint64_t send_timeout_ms, uint64_t answer_timeout_ms,
                         struct agent_result *ret_result, struct error *err);
+
+/*
+ * agent_client_preload - start the runtime's process without a function: the runtime level of the
+ * snapshot tree. *ret_result as above.
+ */
+int agent_client_preload(struct agent_client *client, const char *runtime, uint64_t tmp_bytes,
+                         uint32_t max_log_bytes, uint64_t answer_timeout_ms,
+                         struct agent_result *ret_result, struct error *err);
+
+/* agent_client_freeze - before-snapshot hooks, then rest: nothing is under way when it returns. */
+int agent_client_freeze(struct agent_client *client, uint64_t answer_timeout_ms,
+                        struct agent_result *ret_result, struct error *err);
+
+/* agent_client_reborn - tell a restored guest that gets no event yet: Prepare follows. */
+int agent_client_reborn(struct agent_client *client, const struct agent_rebirth *rebirth,
+                        uint64_t send_timeout_ms, struct error *err);
 
 /* agent_client_shutdown - ask the guest to power off; does not wait for it. */
 int agent_client_shutdown(struct agent_client *client, uint32_t grace_ms, struct error *err);

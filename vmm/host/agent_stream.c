@@ -230,17 +230,41 @@ static int send_bytes(struct agent_stream *stream, const uint8_t *data, size_t l
     return 0;
 }
 
+/* Frames of one or two messages, sent as one. @second may be NULL. */
+static int send_frames(struct agent_stream *stream, const Mayfly__Agent__HostMessage *first,
+                       const Mayfly__Agent__HostMessage *second, uint64_t deadline_ns,
+                       struct error *err)
+{
+    const Mayfly__Agent__HostMessage *messages[] = {first, second};
+    size_t lens[2] = {0}, total = 0, at = 0;
+
+    for (size_t i = 0; i < 2 && messages[i]; i++) {
+        lens[i] = mayfly__agent__host_message__get_packed_size(messages[i]);
+        if (lens[i] == 0 || lens[i] > FRAME_MAX_BYTES)
+            return error_say(err, EMSGSIZE, "a message of %zu bytes is too large for the agent",
+                             lens[i]);
+        total += FRAME_HEADER_BYTES + lens[i];
+    }
+    AUTO_FREE uint8_t *data = malloc(total);
+    if (!data)
+        return error_set(err, ENOMEM, "send to the guest's agent");
+    for (size_t i = 0; i < 2 && messages[i]; i++) {
+        frame_put_header(data + at, lens[i]);
+        mayfly__agent__host_message__pack(messages[i], data + at + FRAME_HEADER_BYTES);
+        at += FRAME_HEADER_BYTES + lens[i];
+    }
+    return send_bytes(stream, data, total, deadline_ns, err);
+}
+
 int agent_stream_send(struct agent_stream *stream, const Mayfly__Agent__HostMessage *message,
                       uint64_t deadline_ns, struct error *err)
 {
-    size_t len = mayfly__agent__host_message__get_packed_size(message);
+    return send_frames(stream, message, NULL, deadline_ns, err);
+}
 
-    if (len == 0 || len > FRAME_MAX_BYTES)
-        return error_say(err, EMSGSIZE, "a message of %zu bytes is too large for the agent", len);
-    AUTO_FREE uint8_t *data = malloc(FRAME_HEADER_BYTES + len);
-    if (!data)
-        return error_set(err, ENOMEM, "send to the guest's agent");
-    frame_put_header(data, len);
-    mayfly__agent__host_message__pack(message, data + FRAME_HEADER_BYTES);
-    return send_bytes(stream, data, FRAME_HEADER_BYTES + len, deadline_ns, err);
+int agent_stream_send_pair(struct agent_stream *stream, const Mayfly__Agent__HostMessage *first,
+                           const Mayfly__Agent__HostMessage *second, uint64_t deadline_ns,
+                           struct error *err)
+{
+    return send_frames(stream, first, second, deadline_ns, err);
 }

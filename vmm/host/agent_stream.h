@@ -34,6 +34,11 @@ void agent_stream_done(struct agent_stream *stream);
 int agent_stream_send(struct agent_stream *stream, const Mayfly__Agent__HostMessage *message,
                       uint64_t deadline_ns, struct error *err);
 
+/* agent_stream_send_pair - two messages in one piece, so that the guest needs one read for both. */
+int agent_stream_send_pair(struct agent_stream *stream, const Mayfly__Agent__HostMessage *first,
+                           const Mayfly__Agent__HostMessage *second, uint64_t deadline_ns,
+                           struct error *err);
+
 /*
  * agent_stream_receive - the next message; *ret_message is owned (free with
  * mayfly__agent__agent_message__free_unpacked(…, NULL)).

@@ -5,7 +5,7 @@
  * Invariant: what may be done is decided by one table of states and events; an instance that failed
  * in any way is LOST and can only be destroyed.
  */
-#include "instance.h"
+#include "instance_internal.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -16,58 +16,24 @@
 #include "common/bytes.h"
 #include "common/clock.h"
 #include "common/fd.h"
-#include "identity.h"
-#include "run_directory.h"
-
-enum {
-    MIB = 1 << 20,
-    MAX_LOG_BYTES = 1 * MIB,   /* of a phase, forwarded; the rest is counted */
-    TMP_MAX_BYTES = 512 * MIB, /* as in Lambda, where memory allows */
-};
-
-/* How long the host waits. Where KVM emulates the guest's kernel mode, all of it takes longer. */
-struct patience {
-    uint64_t boot_ms;
-    uint32_t init_ms; /* the guest's own limit on the init phase; 10 s in Lambda */
-    uint64_t send_ms; /* for any message, plus… */
-    uint64_t send_ms_per_mib;
-    uint64_t grace_ms; /* beyond a limit that the guest keeps itself */
-};
 
 static const struct patience hardware_patience = {30000, 10000, 10000, 100, 900};
 static const struct patience emulated_patience = {120000, 120000, 60000, 3000, 20000};
 
-enum state {
-    STATE_NONE, /* in the table: this event is not allowed here */
-    STATE_NEW,
-    STATE_RUNNING, /* the VM runs, its agent has not spoken */
-    STATE_READY,   /* the agent waits for a function */
-    STATE_IDLE,    /* the function is initialised, waits for events */
-    STATE_SPENT,   /* alive, but its runtime is gone */
-    STATE_LOST,    /* the VM is gone, or the conversation with it broke */
-    N_STATES,
-};
-
-enum event {
-    EVENT_STARTED,
-    EVENT_HELLO,
-    EVENT_PREPARE, /* asks only: the outcome follows as an event of its own */
-    EVENT_INITIALISED,
-    EVENT_INVOKE, /* likewise */
-    EVENT_ANSWERED,
-    EVENT_RUNTIME_GONE,
-    EVENT_BROKEN,
-    N_EVENTS,
-};
-
 static const enum state next_state[N_STATES][N_EVENTS] = {
     [STATE_NEW] = {[EVENT_STARTED] = STATE_RUNNING, [EVENT_BROKEN] = STATE_LOST},
-    [STATE_RUNNING] = {[EVENT_HELLO] = STATE_READY, [EVENT_BROKEN] = STATE_LOST},
-    [STATE_READY] = {[EVENT_PREPARE] = STATE_READY,
+    [STATE_RUNNING] = {[EVENT_HELLO] = STATE_READY,
+                       [EVENT_RESTORED_READY] = STATE_READY,
+                       [EVENT_RESTORED_IDLE] = STATE_IDLE,
+                       [EVENT_BROKEN] = STATE_LOST},
+    [STATE_READY] = {[EVENT_PRELOADED] = STATE_READY,
+                     [EVENT_FROZEN] = STATE_READY,
+                     [EVENT_PREPARE] = STATE_READY,
                      [EVENT_INITIALISED] = STATE_IDLE,
                      [EVENT_RUNTIME_GONE] = STATE_SPENT,
                      [EVENT_BROKEN] = STATE_LOST},
-    [STATE_IDLE] = {[EVENT_INVOKE] = STATE_IDLE,
+    [STATE_IDLE] = {[EVENT_FROZEN] = STATE_IDLE,
+                    [EVENT_INVOKE] = STATE_IDLE,
                     [EVENT_ANSWERED] = STATE_IDLE,
                     [EVENT_RUNTIME_GONE] = STATE_SPENT,
                     [EVENT_BROKEN] = STATE_LOST},
@@ -75,22 +41,7 @@ static const enum state next_state[N_STATES][N_EVENTS] = {
     [STATE_LOST] = {[EVENT_BROKEN] = STATE_LOST},
 };
 
-struct instance {
-    enum state state;
-    struct instance_config config; /* pointers borrowed during instance_boot() only, but for
-                                      hypervisor, on_stage, on_log, opaque */
-    char id[INSTANCE_ID_BYTES];
-    struct run_directory directory; /* owned */
-    struct vm *vm;                  /* owned; NULL once destroyed */
-    struct agent_client *agent;     /* owned; NULL before Hello and after a break */
-    const struct patience *patience;
-    uint64_t started_ns; /* when start() returned: the guest runs */
-    uint64_t private_bytes;
-    struct agent_hello hello;
-    struct instance_timings timings;
-};
-
-static int step(struct instance *instance, enum event event, struct error *err)
+int instance_step(struct instance *instance, enum event event, struct error *err)
 {
     enum state next = next_state[instance->state][event];
 
@@ -100,13 +51,13 @@ static int step(struct instance *instance, enum event event, struct error *err)
     return 0;
 }
 
-static void tell_stage(const struct instance *instance, enum instance_stage stage)
+void instance_tell(const struct instance *instance, enum instance_stage stage)
 {
     if (instance->config.on_stage)
         instance->config.on_stage(instance->config.opaque, stage);
 }
 
-static uint64_t us_since(uint64_t start_ns)
+uint64_t instance_us_since(uint64_t start_ns)
 {
     return (clock_now_ns() - start_ns) / 1000u;
 }
@@ -137,7 +88,7 @@ static void await_end(const struct instance *instance)
  * The conversation failed with @r: if the VM's end is why, say how it ended instead. A guest that
  * powers off in mid-conversation has no good reason to, so that is an error as well.
  */
-static int broken(struct instance *instance, int r, struct error *err)
+int instance_broken(struct instance *instance, int r, struct error *err)
 {
     struct vm_status status;
     struct error ignored;
@@ -157,8 +108,8 @@ static int broken(struct instance *instance, int r, struct error *err)
  */
 
 /* The raw copy of image @name; *ret_path is owned. */
-static int find_raw(struct instance *instance, const char *name, enum image_kind kind,
-                    char **ret_path, struct error *err)
+int instance_find_raw(struct instance *instance, const char *name, enum image_kind kind,
+                      char **ret_path, struct error *err)
 {
     static const char *const words[] = {[IMAGE_ROOT] = "image", [IMAGE_KERNEL] = "kernel"};
     struct image_store *store = instance->config.store;
@@ -185,8 +136,8 @@ static int find_raw(struct instance *instance, const char *name, enum image_kind
     return 0;
 }
 
-static int start_vm(struct instance *instance, const char *image, const char *kernel,
-                    struct error *err)
+int instance_start_vm(struct instance *instance, const char *image, const char *kernel,
+                      struct error *err)
 {
     const struct instance_config *config = &instance->config;
     struct vm_config vm = {.monitor_path = config->monitor_path,
@@ -201,17 +152,17 @@ static int start_vm(struct instance *instance, const char *image, const char *ke
     uint64_t start_ns = clock_now_ns();
     int r;
 
-    tell_stage(instance, STAGE_VM_CREATE);
+    instance_tell(instance, STAGE_VM_CREATE);
     r = config->hypervisor->start(&vm, &instance->vm, err);
     if (r < 0)
         return r;
     instance->started_ns = clock_now_ns();
-    instance->timings.vm_create_us = us_since(start_ns);
-    return step(instance, EVENT_STARTED, err);
+    instance->timings.vm_create_us = instance_us_since(start_ns);
+    return instance_step(instance, EVENT_STARTED, err);
 }
 
 /* Decides how patient to be; a VM that is dead already is reported. */
-static int learn_pace(struct instance *instance, struct error *err)
+int instance_learn_pace(struct instance *instance, struct error *err)
 {
     struct vm_status status;
     int r = instance->config.hypervisor->status(instance->vm, &status, err);
@@ -228,7 +179,7 @@ static int learn_pace(struct instance *instance, struct error *err)
 static void split_boot_time(struct instance *instance)
 {
     struct instance_timings *timings = &instance->timings;
-    uint64_t total_us = us_since(instance->started_ns), kernel_us = 0;
+    uint64_t total_us = instance_us_since(instance->started_ns), kernel_us = 0;
     struct vm_status status;
     struct error ignored;
 
@@ -248,7 +199,7 @@ static int meet_agent(struct instance *instance, struct error *err)
     const struct instance_config *config = &instance->config;
     int fd, r;
 
-    tell_stage(instance, STAGE_KERNEL);
+    instance_tell(instance, STAGE_KERNEL);
     r = config->hypervisor->accept_agent(instance->vm, instance->patience->boot_ms,
                                          config->interrupt_fd, &fd, err);
     if (r < 0)
@@ -260,7 +211,7 @@ static int meet_agent(struct instance *instance, struct error *err)
     if (r < 0)
         return r;
     split_boot_time(instance);
-    return step(instance, EVENT_HELLO, err);
+    return instance_step(instance, EVENT_HELLO, err);
 }
 
 static int boot(struct instance *instance, struct error *err)
@@ -270,25 +221,21 @@ static int boot(struct instance *instance, struct error *err)
     const struct instance_config *config = &instance->config;
     int r;
 
-    tell_stage(instance, STAGE_DECOMPRESS);
-    r = find_raw(instance, config->kernel, IMAGE_KERNEL, &kernel, err);
+    instance_tell(instance, STAGE_DECOMPRESS);
+    r = instance_find_raw(instance, config->kernel, IMAGE_KERNEL, &kernel, err);
     if (r == 0)
-        r = find_raw(instance, config->image, IMAGE_ROOT, &image, err);
+        r = instance_find_raw(instance, config->image, IMAGE_ROOT, &image, err);
     if (r == 0)
-        r = identity_instance(instance->id, err);
+        r = instance_start_vm(instance, image, kernel, err);
     if (r == 0)
-        r = run_directory_make(config->run_directory, instance->id, &instance->directory, err);
-    if (r == 0)
-        r = start_vm(instance, image, kernel, err);
-    if (r == 0)
-        r = learn_pace(instance, err);
+        r = instance_learn_pace(instance, err);
     if (r == 0)
         r = meet_agent(instance, err);
-    return r < 0 ? broken(instance, r, err) : 0;
+    return r < 0 ? instance_broken(instance, r, err) : 0;
 }
 
-int instance_boot(const struct instance_config *config, struct instance **ret_instance,
-                  struct error *err)
+int instance_new(const struct instance_config *config, struct instance **ret_instance,
+                 struct error *err)
 {
     struct instance *instance = calloc(1, sizeof(*instance));
 
@@ -298,7 +245,26 @@ int instance_boot(const struct instance_config *config, struct instance **ret_in
     instance->config = *config;
     instance->directory.lock = -1;
     instance->patience = &hardware_patience;
-    int r = boot(instance, err);
+    int r = identity_instance(instance->id, err);
+    if (r == 0)
+        r = run_directory_make(config->run_directory, instance->id, &instance->directory, err);
+    if (r < 0) {
+        instance_destroy(instance);
+        return r;
+    }
+    *ret_instance = instance;
+    return 0;
+}
+
+int instance_boot(const struct instance_config *config, struct instance **ret_instance,
+                  struct error *err)
+{
+    struct instance *instance = NULL;
+    int r = instance_new(config, &instance, err);
+
+    if (r < 0)
+        return r;
+    r = boot(instance, err);
     if (r < 0) {
         instance_destroy(instance);
         return r;
@@ -345,7 +311,7 @@ static int enforce_timeout(struct instance *instance, uint64_t spent_us,
     return 0;
 }
 
-static uint64_t tmp_bytes(uint32_t memory_mib)
+uint64_t instance_tmp_bytes(uint32_t memory_mib)
 {
     uint64_t half = (uint64_t)memory_mib * MIB / 2;
 
@@ -368,26 +334,26 @@ int instance_prepare(struct instance *instance, const struct instance_function *
                                     .n_environment = function->n_environment,
                                     .memory_mib = instance->config.memory_mib,
                                     .init_timeout_ms = patience->init_ms,
-                                    .tmp_bytes = tmp_bytes(instance->config.memory_mib),
+                                    .tmp_bytes = instance_tmp_bytes(instance->config.memory_mib),
                                     .max_log_bytes = MAX_LOG_BYTES};
     uint64_t start_ns = clock_now_ns();
     uint64_t send_ms =
         patience->send_ms + patience->send_ms_per_mib * (function->package->total_bytes / MIB + 1);
-    int r = step(instance, EVENT_PREPARE, err);
+    int r = instance_step(instance, EVENT_PREPARE, err);
 
     if (r < 0)
         return r;
     snprintf(arn, sizeof(arn), "arn:aws:lambda:local:000000000000:function:%s", function->name);
     snprintf(group, sizeof(group), "/aws/lambda/%s", function->name);
-    tell_stage(instance, STAGE_INIT);
+    instance_tell(instance, STAGE_INIT);
     r = agent_client_init(instance->agent, &prepare, function->package, send_ms,
                           patience->init_ms + patience->grace_ms, ret_result, err);
-    instance->timings.init_us = us_since(start_ns);
+    instance->timings.init_us = instance_us_since(start_ns);
     if (r == -ETIMEDOUT)
         return enforce_timeout(instance, instance->timings.init_us, ret_result, err);
     if (r < 0)
-        return broken(instance, r, err);
-    r = step(instance, event_of(ret_result->outcome, EVENT_INITIALISED), err);
+        return instance_broken(instance, r, err);
+    r = instance_step(instance, event_of(ret_result->outcome, EVENT_INITIALISED), err);
     if (r < 0)
         agent_result_done(ret_result);
     return r;
@@ -403,20 +369,24 @@ int instance_invoke(struct instance *instance, const struct agent_event *event,
     uint64_t start_ns = clock_now_ns();
     uint64_t answer_ms = event->timeout_ms + patience->grace_ms;
     uint64_t send_ms = patience->send_ms + patience->send_ms_per_mib * (event->len_bytes / MIB + 1);
-    int r = step(instance, EVENT_INVOKE, err);
+    struct agent_rebirth rebirth = {.instance_id = instance->id, .hostname = instance->id};
+    struct agent_event told = *event;
+    int r = instance_step(instance, EVENT_INVOKE, err);
 
     if (r < 0)
         return r;
-    tell_stage(instance, STAGE_INVOKE);
+    instance_tell(instance, STAGE_INVOKE);
     /* A guest that does not even read its event is not waited for any longer than a slow one. */
-    r = agent_client_invoke(instance->agent, event, send_ms < answer_ms ? send_ms : answer_ms,
+    told.rebirth = instance->is_reborn ? &rebirth : NULL;
+    instance->is_reborn = false;
+    r = agent_client_invoke(instance->agent, &told, send_ms < answer_ms ? send_ms : answer_ms,
                             answer_ms, ret_result, err);
-    instance->timings.invoke_us = us_since(start_ns);
+    instance->timings.invoke_us = instance_us_since(start_ns);
     if (r == -ETIMEDOUT)
         return enforce_timeout(instance, instance->timings.invoke_us, ret_result, err);
     if (r < 0)
-        return broken(instance, r, err);
-    r = step(instance, event_of(ret_result->outcome, EVENT_ANSWERED), err);
+        return instance_broken(instance, r, err);
+    r = instance_step(instance, event_of(ret_result->outcome, EVENT_ANSWERED), err);
     if (r < 0)
         agent_result_done(ret_result);
     return r;

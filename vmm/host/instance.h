@@ -28,6 +28,8 @@ enum instance_stage {
     STAGE_KERNEL, /* and the agent's start: the host cannot tell them apart before Hello */
     STAGE_INIT,
     STAGE_INVOKE,
+    STAGE_FREEZE,
+    STAGE_RESTORE,
 };
 
 typedef void instance_progress(void *opaque, enum instance_stage stage);
@@ -55,6 +57,7 @@ struct instance_timings {
     uint64_t vm_create_us;   /* monitor started, VM made, kernel loaded */
     uint64_t kernel_us;      /* first guest instruction to the agent's main() */
     uint64_t agent_ready_us; /* from there to its Hello here */
+    uint64_t restore_us;     /* restored from a snapshot: asked for to running; 0: booted */
     uint64_t init_us;        /* code sent, runtime started, handler loaded */
     uint64_t invoke_us;      /* event sent, result here */
 };
@@ -89,6 +92,36 @@ int instance_prepare(struct instance *instance, const struct instance_function *
  */
 int instance_invoke(struct instance *instance, const struct agent_event *event,
                     struct agent_result *ret_result, struct error *err);
+
+/* --- snapshots (instance_snapshot.c) --- */
+
+/* A snapshot's parts, ready to be used; descriptors borrowed for the call. */
+struct instance_frozen {
+    int memory_fd;     /* all of RAM */
+    int state_fd;      /* the monitor's state */
+    bool has_function; /* frozen after the init phase: events may follow at once */
+};
+
+/* instance_preload - the runtime's process without a function, in a booted instance. */
+int instance_preload(struct instance *instance, const char *runtime, struct error *err);
+
+/*
+ * instance_freeze - the function's before-snapshot hooks, then the guest at rest, paused, and
+ * written into two empty files (borrowed; see hypervisor_ops.snapshot). Afterwards
+ * instance_thaw() or instance_destroy().
+ * Returns 0 with OUTCOME_OK in *ret_result, 0 with what a hook did, or an error.
+ */
+int instance_freeze(struct instance *instance, int memory_fd, int state_fd,
+                    struct agent_result *ret_result, struct error *err);
+int instance_thaw(struct instance *instance, struct error *err);
+
+/*
+ * instance_restore - a shell of config's memory, vCPUs and image (its kernel is not used), filled
+ * with @frozen. The guest is told who it is with the first that it is asked.
+ * -EBADMSG for a damaged state, -ENOTSUP for another processor's; else as instance_boot().
+ */
+int instance_restore(const struct instance_config *config, const struct instance_frozen *frozen,
+                     struct instance **ret_instance, struct error *err);
 
 /* instance_usable - may it be given (further) events? */
 bool instance_usable(const struct instance *instance);

@@ -5,7 +5,7 @@
 #include <pthread.h>
 
 #include "bus.h"
-#include "cpu_identity.h"
+#include "common/cpu_identity.h"
 #include "devices/cmos_clock.h"
 #include "devices/ioapic.h"
 #include "devices/serial.h"

@@ -1,10 +1,10 @@
 /* Which processor a snapshot was taken on, and whether a guest would notice another. */
-#ifndef MAYFLY_MONITOR_CPU_IDENTITY_H
-#define MAYFLY_MONITOR_CPU_IDENTITY_H
+#ifndef MAYFLY_COMMON_CPU_IDENTITY_H
+#define MAYFLY_COMMON_CPU_IDENTITY_H
 
 #include <stdint.h>
 
-#include "common/error.h"
+#include "error.h"
 
 enum { CPU_FEATURE_WORDS = 9 };
 

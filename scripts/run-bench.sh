@@ -1,0 +1,16 @@
+#!/bin/sh
+# Every benchmark, a table each, JSON below build/bench: scripts/run-bench.sh BUILD STATE
+set -eu
+build=$1 state=$2
+root=$(cd "$(dirname "$0")/.." && pwd)
+out="$build/bench"
+mkdir -p "$out"
+
+echo "== image decompression against zstd -d -T0"
+digest=$("$build/bin/mayfly" image inspect python3.11 --json --store "$state/images" |
+    sed -n 's/.*"digest": *"\([0-9a-f]*\)".*/\1/p')
+"$build/bin/bench_decompress" "$state/images/objects/sha256/$digest.mfi" "$out" \
+    "$out/decompress.json"
+
+echo "== cold boot"
+python3 "$root/tests/bench/bench_boot.py" "$build" "$state" --json "$out/boot.json"

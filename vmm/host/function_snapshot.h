@@ -1,0 +1,49 @@
+/*
+ * The snapshots of functions: which one serves a function, making it if there is none, restoring
+ * from it. The tree: base (kernel and agent up) → runtime (interpreter loaded) → function (init
+ * phase done); a function's snapshot is made by restoring its runtime's, so publishing one boots
+ * only where the runtime level is missing.
+ *
+ * A snapshot is found by a key of everything that went into it: the images' digests, memory, vCPUs,
+ * the function's content and configuration, and this release. No printing, no globals.
+ */
+#ifndef MAYFLY_HOST_FUNCTION_SNAPSHOT_H
+#define MAYFLY_HOST_FUNCTION_SNAPSHOT_H
+
+#include "instance.h"
+#include "snapshot/snapshot_store.h"
+
+struct function_snapshot_config {
+    struct instance_config instance;  /* for every instance that is made on the way */
+    struct snapshot_store *snapshots; /* borrowed */
+    const char *name;                 /* of the function's snapshot; NULL: made from its key */
+};
+
+/*
+ * function_snapshot_find - 0 with the manifest of @function's snapshot, or -ENOENT.
+ */
+int function_snapshot_find(const struct function_snapshot_config *config,
+                           const struct instance_function *function,
+                           struct snapshot_manifest *ret_manifest, struct error *err);
+
+/*
+ * function_snapshot_make - the levels that are missing, and the function's own.
+ * *ret_instance (owned): the instance it was taken of, ready for events, if the function's init
+ * phase went well; NULL otherwise, with *ret_result saying how it failed. *ret_booted: a guest had
+ * to be booted for it. *ret_manifest: valid if *ret_instance is set.
+ */
+int function_snapshot_make(const struct function_snapshot_config *config,
+                           const struct instance_function *function, struct instance **ret_instance,
+                           struct agent_result *ret_result, struct snapshot_manifest *ret_manifest,
+                           bool *ret_booted, struct error *err);
+
+/*
+ * function_snapshot_restore - a new instance of what @manifest holds. Its memory, vCPUs and image
+ * come from there, not from @config. -ENOENT for an image that is gone, else as
+ * instance_restore() and the snapshot store.
+ */
+int function_snapshot_restore(const struct function_snapshot_config *config,
+                              const struct snapshot_manifest *manifest,
+                              struct instance **ret_instance, struct error *err);
+
+#endif

@@ -1,0 +1,96 @@
+/* Shared by the instance's files (instance.c, instance_snapshot.c) only. */
+#ifndef MAYFLY_HOST_INSTANCE_INTERNAL_H
+#define MAYFLY_HOST_INSTANCE_INTERNAL_H
+
+#include "identity.h"
+#include "instance.h"
+#include "run_directory.h"
+
+enum {
+    MIB = 1 << 20,
+    MAX_LOG_BYTES = 1 * MIB,   /* of a phase, forwarded; the rest is counted */
+    TMP_MAX_BYTES = 512 * MIB, /* as in Lambda, where memory allows */
+};
+
+/* How long the host waits. Where KVM emulates the guest's kernel mode, all of it takes longer. */
+struct patience {
+    uint64_t boot_ms;
+    uint32_t init_ms; /* the guest's own limit on the init phase; 10 s in Lambda */
+    uint64_t send_ms; /* for any message, plus… */
+    uint64_t send_ms_per_mib;
+    uint64_t grace_ms; /* beyond a limit that the guest keeps itself */
+};
+
+enum state {
+    STATE_NONE, /* in the table: this event is not allowed here */
+    STATE_NEW,
+    STATE_RUNNING, /* the VM runs, its agent has not spoken */
+    STATE_READY,   /* the agent waits for a function */
+    STATE_IDLE,    /* the function is initialised, waits for events */
+    STATE_SPENT,   /* alive, but its runtime is gone */
+    STATE_LOST,    /* the VM is gone, or the conversation with it broke */
+    N_STATES,
+};
+
+enum event {
+    EVENT_STARTED,
+    EVENT_HELLO,
+    EVENT_RESTORED_READY, /* a guest frozen before it had a function */
+    EVENT_RESTORED_IDLE,  /* one frozen after its init phase */
+    EVENT_PRELOADED,
+    EVENT_FROZEN,
+    EVENT_PREPARE, /* asks only: the outcome follows as an event of its own */
+    EVENT_INITIALISED,
+    EVENT_INVOKE, /* likewise */
+    EVENT_ANSWERED,
+    EVENT_RUNTIME_GONE,
+    EVENT_BROKEN,
+    N_EVENTS,
+};
+
+struct instance {
+    enum state state;
+    struct instance_config config; /* pointers borrowed during instance_boot() only, but for
+                                      hypervisor, on_stage, on_log, opaque */
+    char id[INSTANCE_ID_BYTES];
+    struct run_directory directory; /* owned */
+    struct vm *vm;                  /* owned; NULL once destroyed */
+    struct agent_client *agent;     /* owned; NULL before Hello and after a break */
+    const struct patience *patience;
+    uint64_t started_ns; /* when start() returned: the guest runs */
+    bool is_reborn;      /* restored, and the guest has not been told who it is now */
+    uint64_t private_bytes;
+    struct agent_hello hello;
+    struct instance_timings timings;
+};
+
+/* instance_step - the table's verdict on @event: -EINVAL where it is not allowed. */
+int instance_step(struct instance *instance, enum event event, struct error *err);
+
+/* instance_tell - progress. */
+void instance_tell(const struct instance *instance, enum instance_stage stage);
+
+/* instance_us_since - microseconds since @start_ns of CLOCK_MONOTONIC. */
+uint64_t instance_us_since(uint64_t start_ns);
+
+/* instance_broken - the conversation failed with @r: the instance is lost, and @err says why. */
+int instance_broken(struct instance *instance, int r, struct error *err);
+
+/* instance_new - in STATE_NEW, with its id and directory. *ret_instance is owned. */
+int instance_new(const struct instance_config *config, struct instance **ret_instance,
+                 struct error *err);
+
+/* instance_find_raw - the raw copy of image @name; *ret_path is owned. */
+int instance_find_raw(struct instance *instance, const char *name, enum image_kind kind,
+                      char **ret_path, struct error *err);
+
+/* instance_start_vm - @kernel NULL: a shell. */
+int instance_start_vm(struct instance *instance, const char *image, const char *kernel,
+                      struct error *err);
+
+/* instance_learn_pace - decides how patient to be; a VM that is dead already is reported. */
+int instance_learn_pace(struct instance *instance, struct error *err);
+
+uint64_t instance_tmp_bytes(uint32_t memory_mib);
+
+#endif
