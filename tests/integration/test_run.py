@@ -12,6 +12,7 @@ import time
 import harness
 from harness import MAYFLY, STATE, mayfly, need_kvm, result_of, write_function
 
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 suite = harness.Suite("run")
 work = tempfile.mkdtemp(prefix="mayfly-test-run-")
 mounts_before = harness.mounts()
@@ -67,8 +68,7 @@ def handler(event, context):
 def wordcount_counts_a_real_text():
     need_kvm()
     function = os.path.join(work, "wordcount")
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    shutil.copytree(os.path.join(root, "examples", "wordcount"), function)
+    shutil.copytree(os.path.join(ROOT, "examples", "wordcount"), function)
     with open("/usr/share/common-licenses/GPL-3", encoding="utf-8") as file:
         text = file.read() * 3
     with open(os.path.join(function, "text.txt"), "w", encoding="utf-8") as file:
@@ -84,16 +84,7 @@ def wordcount_counts_a_real_text():
 @suite.case
 def provided_runtime_speaks_the_runtime_api():
     need_kvm()
-    function = os.path.join(work, "provided")
-    write_function(function, """#!/bin/sh
-api=http://$AWS_LAMBDA_RUNTIME_API/2018-06-01/runtime
-while :; do
-    event=$(curl -sS -D /tmp/headers "$api/invocation/next")
-    id=$(tr -d '\\r' </tmp/headers | sed -n 's/^lambda-runtime-aws-request-id: //Ip')
-    curl -sS -o /dev/null -d "{\\"got\\": $event, \\"id\\": \\"$id\\"}" "$api/invocation/$id/response"
-done
-""", "bootstrap")
-    os.chmod(os.path.join(function, "bootstrap"), 0o755)
+    function = os.path.join(ROOT, "examples", "provided-sh")
     done = mayfly("run", function, "--runtime", "provided", "--event", '{"n": 7}', "--json",
                   "--timeout", "120", "--state", STATE, "--boot")
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@
 #include "cli/cli_common.h"
 #include "cli/run_options.h"
 
-enum { MAX_ARGUMENTS = 16 };
+enum { MAX_ARGUMENTS = 32 };
 
 /* Splits @line at '|' and parses; the texts stay until the next call. */
 static int parse(const char *line, struct run_options *options)

@@ -15,13 +15,12 @@
 #include "host/identity.h"
 #include "host/run_directory.h"
 
-static char parent[80];
+static char top[32], parent[80];
 
 static int set_up(void **state)
 {
-    char top[] = "/tmp/mayfly-test-XXXXXX";
-
     (void)state;
+    snprintf(top, sizeof(top), "/tmp/mayfly-test-XXXXXX");
     if (!mkdtemp(top))
         return -1;
     snprintf(parent, sizeof(parent), "%s/state/run", top);
@@ -33,7 +32,7 @@ static int tear_down(void **state)
     char command[128];
 
     (void)state;
-    snprintf(command, sizeof(command), "rm -rf '%s/../..'", parent);
+    snprintf(command, sizeof(command), "rm -rf '%s'", top);
     return system(command);
 }
 

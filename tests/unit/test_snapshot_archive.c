@@ -165,7 +165,7 @@ static void test_damaged_archives(void **state)
         assert_true(r == 0 || flip_err.text[0]);
     }
     fixture_write(path, "", 0);
-    assert_import_refused(pair, path, EBADMSG, "no snapshot");
+    assert_import_refused(pair, path, EBADMSG, "import");
     fixture_write(path, "hello, this is no archive", 25);
     assert_import_refused(pair, path, EBADMSG, "import");
     assert_import_refused(pair, "/nonexistent", ENOENT, "open");

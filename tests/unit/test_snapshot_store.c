@@ -377,7 +377,7 @@ static void set_used(const struct snapshot_world *world, const char *id, time_t 
     struct timespec times[2] = {{.tv_sec = when}, {.tv_sec = when}};
     char path[256];
 
-    snprintf(path, sizeof(path), "%s/cache/%s.mem", world->path, id);
+    snprintf(path, sizeof(path), "%s/cache/%.64s.mem", world->path, id);
     assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
 }
 

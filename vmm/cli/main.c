@@ -15,6 +15,7 @@ static const struct command {
 } commands[] = {
     {"run", cmd_run, "run a function in a microVM, once"},
     {"image", cmd_image, "build, import, list, check and remove root images and kernels"},
+    {"snapshot", cmd_snapshot, "list, check, move and remove the frozen microVMs"},
     {"doctor", cmd_doctor, "what this host offers, and what to do about what it lacks"},
 };
 
