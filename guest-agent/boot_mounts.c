@@ -73,15 +73,14 @@ int boot_mounts(bool contained, struct failure *failure)
     return mount_at("tmpfs", AGENT_TASK_DIR, MS_NOSUID | MS_NODEV, "mode=0755", failure);
 }
 
-int boot_mount_tmp(uint64_t size_bytes, struct failure *failure)
+int boot_mount_tmp(uint64_t size_bytes, bool is_mounted, struct failure *failure)
 {
-    char options[64];
-    int used = snprintf(options, sizeof(options), "mode=1777");
+    unsigned long flags = MS_NOSUID | MS_NODEV | (is_mounted ? MS_REMOUNT : 0);
+    char options[64] = "mode=1777,size=50%";
 
     if (size_bytes > 0)
-        snprintf(options + used, sizeof(options) - (size_t)used, ",size=%llu",
-                 (unsigned long long)size_bytes);
-    return mount_at("tmpfs", "/tmp", MS_NOSUID | MS_NODEV, options, failure);
+        snprintf(options, sizeof(options), "mode=1777,size=%llu", (unsigned long long)size_bytes);
+    return mount_at("tmpfs", "/tmp", flags, options, failure);
 }
 
 int boot_loopback_up(struct failure *failure)

@@ -15,8 +15,11 @@
  */
 int boot_mounts(bool contained, struct failure *failure);
 
-/* boot_mount_tmp - an empty /tmp of at most @size_bytes (0: half of the memory). */
-int boot_mount_tmp(uint64_t size_bytes, struct failure *failure);
+/*
+ * boot_mount_tmp - an empty /tmp of at most @size_bytes (0: half of the memory). @is_mounted: it is
+ * there already and gets that size.
+ */
+int boot_mount_tmp(uint64_t size_bytes, bool is_mounted, struct failure *failure);
 
 /* boot_loopback_up - 127.0.0.1 answers. Returns 0 or -errno. */
 int boot_loopback_up(struct failure *failure);

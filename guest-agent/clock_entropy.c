@@ -1,4 +1,12 @@
-/* Clock and entropy from the host's Prepare. Process: mayfly-agent, before the function starts. */
+/*
+ * Clock and entropy from the host. Process: mayfly-agent, before anything of the function runs.
+ *
+ * Of a clone's generator everything is known to its siblings. RNDADDENTROPY alone only adds to the
+ * input pool of a generator that is ready already, which may be used a minute later; RNDRESEEDCRNG
+ * takes a new key from the pool at once and counts the generation up, which makes every CPU's
+ * generator, kernel-internal batch and vDSO state throw away what it has (Linux 6.12
+ * drivers/char/random.c: crng_reseed(), crng_make_state()).
+ */
 #include "guest-agent/clock_entropy.h"
 
 #include <errno.h>
@@ -29,8 +37,8 @@ int agent_add_entropy(const uint8_t *data, size_t len_bytes, struct failure *fai
         struct rand_pool_info info;
         char room[sizeof(struct rand_pool_info) + ENTROPY_MAX_BYTES];
     } pool;
+    static int fd = -1; /* stays open: a clone has no system call to spare */
     int result = 0;
-    int fd;
 
     if (len_bytes == 0)
         return 0;
@@ -40,11 +48,10 @@ int agent_add_entropy(const uint8_t *data, size_t len_bytes, struct failure *fai
     pool.info.entropy_count = (int)len_bytes * 8;
     pool.info.buf_size = (int)len_bytes;
     memcpy(pool.room + sizeof(struct rand_pool_info), data, len_bytes);
-    fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
     if (fd < 0 || ioctl(fd, RNDADDENTROPY, &pool.info) < 0 || ioctl(fd, RNDRESEEDCRNG) < 0)
         result = failure_set(failure, errno, "add entropy");
-    if (fd >= 0)
-        close(fd);
     explicit_bzero(&pool, sizeof(pool));
     return result;
 }

@@ -52,7 +52,8 @@ static void set_reserved(struct environment *environment, const Mayfly__Agent__P
     environment_set(environment, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", memory);
     environment_set(environment, "AWS_LAMBDA_LOG_GROUP_NAME", prepare->log_group);
     environment_set(environment, "AWS_LAMBDA_LOG_STREAM_NAME", prepare->log_stream);
-    environment_set(environment, "AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand");
+    environment_set(environment, "AWS_LAMBDA_INITIALIZATION_TYPE",
+                    prepare->initialization_type[0] ? prepare->initialization_type : "on-demand");
     environment_set(environment, "LAMBDA_TASK_ROOT", AGENT_TASK_DIR);
     environment_set(environment, "LAMBDA_RUNTIME_DIR",
                     is_python ? AGENT_PYTHON_DIR : "/var/runtime");
@@ -62,29 +63,39 @@ static void set_reserved(struct environment *environment, const Mayfly__Agent__P
         environment_set(environment, "AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001");
 }
 
-static int set_own(struct environment *environment, const Mayfly__Agent__Prepare *prepare,
+static int set_own(struct environment *environment, const char *name, const char *value,
                    struct failure *failure)
 {
-    for (size_t i = 0; i < prepare->n_environment; i++) {
-        const char *name = prepare->environment[i]->key;
+    if (name[0] == '\0' || strchr(name, '='))
+        return failure_say(failure, EINVAL, "'%.64s' cannot name an environment variable", name);
+    environment_set(environment, name, value);
+    return 0;
+}
 
-        if (name[0] == '\0' || strchr(name, '='))
-            return failure_say(failure, EINVAL, "'%.64s' cannot name an environment variable",
-                               name);
-        environment_set(environment, name, prepare->environment[i]->value);
-    }
+static void clear(struct environment *environment)
+{
+    environment->used_bytes = environment->n = 0;
+    environment->is_full = false;
+}
+
+static int fullness(const struct environment *environment, struct failure *failure)
+{
+    if (environment->is_full)
+        return failure_say(failure, E2BIG, "the environment is over %d bytes or %d variables",
+                           ENVIRONMENT_MAX_BYTES, ENVIRONMENT_MAX_VARIABLES);
     return 0;
 }
 
 int environment_fill(struct environment *environment, const Mayfly__Agent__Prepare *prepare,
                      bool is_python, struct failure *failure)
 {
-    int result;
+    int result = 0;
 
-    environment->used_bytes = environment->n = 0;
-    environment->is_full = false;
+    clear(environment);
     set_reserved(environment, prepare, is_python);
-    result = set_own(environment, prepare, failure);
+    for (size_t i = 0; i < prepare->n_environment && result == 0; i++)
+        result = set_own(environment, prepare->environment[i]->key, prepare->environment[i]->value,
+                         failure);
     if (result < 0)
         return result;
     environment_set(environment, "TZ", ":UTC");
@@ -97,10 +108,32 @@ int environment_fill(struct environment *environment, const Mayfly__Agent__Prepa
     environment_set(environment, "LANG", "en_US.UTF-8");
     if (is_python)
         environment_set(environment, "PYTHONPATH", AGENT_PYTHON_DIR);
-    if (environment->is_full)
-        return failure_say(failure, E2BIG, "the environment is over %d bytes or %d variables",
-                           ENVIRONMENT_MAX_BYTES, ENVIRONMENT_MAX_VARIABLES);
-    return 0;
+    return fullness(environment, failure);
+}
+
+void environment_fill_preload(struct environment *environment)
+{
+    clear(environment);
+    environment_set(environment, "LC_ALL", "POSIX");
+    environment_set(environment, "LAMBDA_RUNTIME_DIR", AGENT_PYTHON_DIR);
+    /* The loader reads this once, and functions with libraries of their own are still to come. */
+    environment_set_library_path(environment);
+}
+
+int environment_fill_changes(struct environment *environment,
+                             const Mayfly__Agent__Restored *restored, struct failure *failure)
+{
+    int result = 0;
+
+    clear(environment);
+    if (restored->log_stream[0])
+        environment_set(environment, "AWS_LAMBDA_LOG_STREAM_NAME", restored->log_stream);
+    if (restored->instance_id[0])
+        environment_set(environment, "MAYFLY_INSTANCE_ID", restored->instance_id);
+    for (size_t i = 0; i < restored->n_environment && result == 0; i++)
+        result = set_own(environment, restored->environment[i]->key,
+                         restored->environment[i]->value, failure);
+    return result < 0 ? result : fullness(environment, failure);
 }
 
 void environment_set_library_path(struct environment *environment)

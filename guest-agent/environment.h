@@ -29,6 +29,16 @@ void environment_set(struct environment *environment, const char *name, const ch
 int environment_fill(struct environment *environment, const Mayfly__Agent__Prepare *prepare,
                      bool is_python, struct failure *failure);
 
+/* environment_fill_preload - what an interpreter that has no function yet is started with. */
+void environment_fill_preload(struct environment *environment);
+
+/*
+ * environment_fill_changes - the variables that @restored sets; bytes[] then holds them one after
+ * the other, each with a 0 after it. Returns as above.
+ */
+int environment_fill_changes(struct environment *environment,
+                             const Mayfly__Agent__Restored *restored, struct failure *failure);
+
 /* environment_set_library_path - where the loader looks besides the system's places, as in Lambda.
  */
 void environment_set_library_path(struct environment *environment);

@@ -75,22 +75,48 @@ uint64_t function_cgroup_memory_limit(uint64_t memory_mib, uint64_t total_bytes,
     return limit < LIMIT_MIN_BYTES ? LIMIT_MIN_BYTES : limit;
 }
 
+static uint64_t read_number(int dir_fd, const char *name)
+{
+    char text[24];
+    ssize_t len;
+    int fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0)
+        return 0;
+    len = read(fd, text, sizeof(text) - 1);
+    close(fd);
+    if (len <= 0)
+        return 0;
+    text[len] = '\0';
+    return strtoull(text, NULL, 10);
+}
+
 void function_cgroup_limit(struct function_cgroup *cgroup, uint32_t memory_mib)
 {
+    bool is_again = cgroup->is_limited;
     struct sysinfo info;
+    uint64_t used = 0;
     uint64_t limit;
 
     if (cgroup->peak_fd < 0) /* no controllers: said at boot */
         return;
-    write_number(cgroup->dir_fd, "pids.max", AGENT_PIDS_MAX);
-    /* One process killed for memory leaves a function in a state that nobody designed: all go. */
-    write_number(cgroup->dir_fd, "memory.oom.group", 1);
+    cgroup->is_limited = true;
+    if (is_again) {
+        used = read_number(cgroup->dir_fd, "memory.current");
+    } else {
+        write_number(cgroup->dir_fd, "pids.max", AGENT_PIDS_MAX);
+        /* One process killed for memory leaves a function in a state that nobody designed: all go.
+         */
+        write_number(cgroup->dir_fd, "memory.oom.group", 1);
+    }
     if (sysinfo(&info) < 0)
         return;
     limit = function_cgroup_memory_limit(memory_mib, (uint64_t)info.totalram * info.mem_unit,
-                                         (uint64_t)info.freeram * info.mem_unit);
+                                         (uint64_t)info.freeram * info.mem_unit + used);
     if (limit > 0)
         write_number(cgroup->dir_fd, "memory.max", limit);
+    else if (is_again)
+        (void)write_text(cgroup->dir_fd, "memory.max", "max");
 }
 
 void function_cgroup_kill(const struct function_cgroup *cgroup)

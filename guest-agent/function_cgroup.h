@@ -2,12 +2,15 @@
 #ifndef MAYFLY_AGENT_FUNCTION_CGROUP_H
 #define MAYFLY_AGENT_FUNCTION_CGROUP_H
 
+#include <stdbool.h>
+
 #include "guest-agent/agent.h"
 
 struct function_cgroup {
-    int dir_fd;  /* owned; -1: the guest has no cgroup tree */
-    int peak_fd; /* owned; -1: no memory controller */
-    int kill_fd; /* owned; -1 */
+    int dir_fd;      /* owned; -1: the guest has no cgroup tree */
+    int peak_fd;     /* owned; -1: no memory controller */
+    int kill_fd;     /* owned; -1 */
+    bool is_limited; /* function_cgroup_limit() was called */
 };
 
 /*
@@ -18,7 +21,8 @@ void function_cgroup_create(struct function_cgroup *cgroup);
 
 /*
  * function_cgroup_limit - set the limits for a function of @memory_mib, once its code is stored.
- * The agent keeps for itself and the kernel 4 MiB and a 64th of the memory, of what is free now.
+ * The agent keeps for itself and the kernel 4 MiB and a 64th of the memory, of what is free now or
+ * used by the function already. May be called again: the memory limit then changes.
  */
 void function_cgroup_limit(struct function_cgroup *cgroup, uint32_t memory_mib);
 

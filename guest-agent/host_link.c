@@ -181,7 +181,7 @@ static int send_large(struct host_link *link, const Mayfly__Agent__AgentMessage 
     return result;
 }
 
-static int send_message(struct host_link *link, const Mayfly__Agent__AgentMessage *message)
+int host_link_send(struct host_link *link, const Mayfly__Agent__AgentMessage *message)
 {
     size_t size = mayfly__agent__agent_message__get_packed_size(message);
 
@@ -219,7 +219,7 @@ int host_link_send_hello(struct host_link *link, uint64_t start_tsc, bool has_py
     hello.hello_tsc = __rdtsc();
     message.body_case = MAYFLY__AGENT__AGENT_MESSAGE__BODY_HELLO;
     message.hello = &hello;
-    return send_message(link, &message);
+    return host_link_send(link, &message);
 }
 
 int host_link_send_init_result(struct host_link *link, const Mayfly__Agent__InitResult *result)
@@ -230,7 +230,7 @@ int host_link_send_init_result(struct host_link *link, const Mayfly__Agent__Init
     mayfly__agent__agent_message__init(&message);
     message.body_case = MAYFLY__AGENT__AGENT_MESSAGE__BODY_INIT_RESULT;
     message.init_result = &copy;
-    return send_message(link, &message);
+    return host_link_send(link, &message);
 }
 
 int host_link_send_invoke_result(struct host_link *link, const Mayfly__Agent__InvokeResult *result)
@@ -241,7 +241,7 @@ int host_link_send_invoke_result(struct host_link *link, const Mayfly__Agent__In
     mayfly__agent__agent_message__init(&message);
     message.body_case = MAYFLY__AGENT__AGENT_MESSAGE__BODY_INVOKE_RESULT;
     message.invoke_result = &copy;
-    return send_message(link, &message);
+    return host_link_send(link, &message);
 }
 
 int host_link_send_log(struct host_link *link, Mayfly__Agent__Log__Stream stream,
@@ -258,5 +258,5 @@ int host_link_send_log(struct host_link *link, Mayfly__Agent__Log__Stream stream
     log.dropped_bytes = dropped_bytes;
     message.body_case = MAYFLY__AGENT__AGENT_MESSAGE__BODY_LOG;
     message.log = &log;
-    return send_message(link, &message);
+    return host_link_send(link, &message);
 }

@@ -38,6 +38,7 @@ void host_link_recycle(void);
 void host_link_trim(const struct host_link *link);
 
 /* Sending: return 0 or -errno. Byte and string arguments are only used during the call. */
+int host_link_send(struct host_link *link, const Mayfly__Agent__AgentMessage *message);
 int host_link_send_hello(struct host_link *link, uint64_t start_tsc, bool has_python);
 int host_link_send_init_result(struct host_link *link, const Mayfly__Agent__InitResult *result);
 int host_link_send_invoke_result(struct host_link *link, const Mayfly__Agent__InvokeResult *result);

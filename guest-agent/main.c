@@ -10,6 +10,7 @@
 #include <x86intrin.h>
 
 #include "guest-agent/boot_mounts.h"
+#include "guest-agent/identity.h"
 #include "guest-agent/session.h"
 #include "guest-agent/transport.h"
 
@@ -30,6 +31,9 @@ int main(int argc, char **argv)
     start.null_fd = boot_standard_files(&failure);
     if (start.null_fd < 0)
         agent_die("%s", failure.text);
+    start.boot_id_fd = identity_open(&failure);
+    if (start.boot_id_fd < 0)
+        agent_say("%s", failure.text);
     if (boot_loopback_up(&failure) < 0)
         agent_say("%s", failure.text);
     start.host_fd = agent_transport_connect(socket_path, &failure);

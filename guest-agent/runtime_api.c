@@ -25,13 +25,25 @@
 
 enum { TAG_LISTEN, TAG_CONNECTION, CONNECTIONS = 8, INPUT_BYTES = 32 << 10 };
 
-enum route { ROUTE_NEXT, ROUTE_RESPONSE, ROUTE_ERROR, ROUTE_INIT_ERROR, ROUTE_UNKNOWN };
+enum route {
+    ROUTE_NEXT,
+    ROUTE_RESTORE_NEXT,
+    ROUTE_RESPONSE,
+    ROUTE_ERROR,
+    ROUTE_INIT_ERROR,
+    ROUTE_RESTORE_ERROR,
+    ROUTE_UNKNOWN
+};
 
 static struct {
     struct runtime_host host;
     bool is_ready;                       /* "next" was asked for once: the init phase is over */
     bool has_failed;                     /* init/error was posted */
     bool is_event_delivered;             /* the invocation's event was handed out */
+    bool is_freezing;                    /* the session waits until a next call is asked for */
+    bool is_waking;                      /* restore/next was answered, invocation/next not asked */
+    bool is_wake_awaited;                /* and the session waits until it is */
+    struct http_connection *sleeper;     /* asked restore/next and has not got it */
     const struct invocation *invocation; /* NULL: none is running */
     struct http_connection *waiter;      /* asked for the next event and has not got it */
     struct http_connection *uploader;    /* whose body is in the shared buffer */
@@ -63,6 +75,8 @@ static void forget_if_closed(const struct http_connection *connection)
         return;
     if (api.waiter == connection)
         api.waiter = NULL;
+    if (api.sleeper == connection)
+        api.sleeper = NULL;
     if (api.uploader == connection)
         api.uploader = NULL;
     if (api.replying == connection)
@@ -130,8 +144,24 @@ static bool deliver(struct http_connection *connection)
     return true;
 }
 
+/* Answer restore/next, if it was asked: the runtime now runs its after-restore hooks. */
+static bool wake(void)
+{
+    struct http_connection *connection = api.sleeper;
+
+    if (!connection)
+        return false;
+    api.sleeper = NULL;
+    api.is_waking = true;
+    http_answer_begin(connection, 200, 0);
+    http_answer_text(connection, "");
+    push(connection);
+    return true;
+}
+
 static int api_invoke(const struct invocation *invocation, struct failure *failure)
 {
+    wake(); /* an event that comes without a snapshot wakes it as well */
     api.invocation = invocation;
     api.is_event_delivered = false;
     if (!api.waiter || deliver(api.waiter))
@@ -164,6 +194,10 @@ static enum route find_route(const struct http_request *request, bool *ret_is_cu
         return ROUTE_NEXT;
     if (strcmp(target, API "init/error") == 0)
         return ROUTE_INIT_ERROR;
+    if (strcmp(target, API "restore/next") == 0)
+        return ROUTE_RESTORE_NEXT;
+    if (strcmp(target, API "restore/error") == 0)
+        return ROUTE_RESTORE_ERROR;
     if (strncmp(target, API "invocation/", strlen(API "invocation/")) != 0)
         return ROUTE_UNKNOWN;
     target += strlen(API "invocation/");
@@ -174,6 +208,16 @@ static enum route find_route(const struct http_request *request, bool *ret_is_cu
     if (strcmp(tail, "/response") == 0)
         return ROUTE_RESPONSE;
     return strcmp(tail, "/error") == 0 ? ROUTE_ERROR : ROUTE_UNKNOWN;
+}
+
+/* May this be posted now? */
+static bool is_allowed(enum route route, bool is_current)
+{
+    if (route == ROUTE_INIT_ERROR)
+        return !api.is_ready && !api.has_failed;
+    if (route == ROUTE_RESTORE_ERROR)
+        return api.is_waking;
+    return is_current;
 }
 
 /* Only a body that will be used is kept, and only one at a time. */
@@ -189,7 +233,7 @@ static uint8_t *body_room(struct http_request *request, void *opaque, size_t *re
         (void)!send(connection->fd, proceed, sizeof(proceed) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
     }
     *ret_size = route == ROUTE_RESPONSE ? AGENT_RESPONSE_MAX : AGENT_ERROR_MAX;
-    if (!is_current && (route != ROUTE_INIT_ERROR || api.is_ready || api.has_failed))
+    if (!is_allowed(route, is_current))
         return NULL;
     if (api.uploader || request->parser.method != HTTP_POST)
         return NULL;
@@ -201,18 +245,39 @@ static uint8_t *body_room(struct http_request *request, void *opaque, size_t *re
 
 static struct runtime_answer ask_next(struct http_connection *connection)
 {
-    if (api.waiter || api.has_failed || api.is_event_delivered) {
+    bool is_wake_awaited = api.is_wake_awaited;
+
+    if (api.waiter || api.sleeper || api.has_failed || api.is_event_delivered) {
         refuse(connection, &bad_state);
         return nothing;
     }
     api.waiter = connection;
+    api.is_waking = api.is_wake_awaited = false;
     if (!api.is_ready) {
         api.is_ready = true;
         return (struct runtime_answer){.word = RUNTIME_READY};
     }
+    if (is_wake_awaited)
+        return (struct runtime_answer){.word = RUNTIME_AWAKE};
+    if (api.is_freezing) {
+        api.is_freezing = false;
+        return (struct runtime_answer){.word = RUNTIME_AT_REST};
+    }
     if (api.invocation && !deliver(connection))
         return (struct runtime_answer){.word = RUNTIME_BROKEN};
     return nothing;
+}
+
+/* The runtime is initialised and would run its after-restore hooks once this is answered. */
+static struct runtime_answer ask_restore_next(struct http_connection *connection)
+{
+    if (api.is_ready || api.has_failed) {
+        refuse(connection, &bad_state);
+        return nothing;
+    }
+    api.sleeper = connection;
+    api.is_ready = true;
+    return (struct runtime_answer){.word = RUNTIME_READY};
 }
 
 /* An error without a body still has its type in a header. Only harmless characters are quoted. */
@@ -233,16 +298,18 @@ static void describe_empty_error(const struct http_request *request, struct runt
 static struct runtime_answer take_post(struct http_connection *connection, enum route route)
 {
     const struct http_request *request = &connection->request;
-    struct runtime_answer answer = {.word = route == ROUTE_RESPONSE ? RUNTIME_RESULT
-                                            : route == ROUTE_ERROR  ? RUNTIME_ERROR
-                                                                    : RUNTIME_INIT_ERROR,
-                                    .body = api.host.body->bytes,
-                                    .body_bytes = request->body_bytes};
+    static const enum runtime_word words[] = {[ROUTE_RESPONSE] = RUNTIME_RESULT,
+                                              [ROUTE_ERROR] = RUNTIME_ERROR,
+                                              [ROUTE_INIT_ERROR] = RUNTIME_INIT_ERROR,
+                                              [ROUTE_RESTORE_ERROR] = RUNTIME_RESTORE_ERROR};
+    struct runtime_answer answer = {
+        .word = words[route], .body = api.host.body->bytes, .body_bytes = request->body_bytes};
 
     api.uploader = NULL;
     api.replying = connection;
-    if (route == ROUTE_INIT_ERROR) {
+    if (route == ROUTE_INIT_ERROR || route == ROUTE_RESTORE_ERROR) {
         api.has_failed = true;
+        api.is_waking = false;
     } else {
         api.invocation = NULL;
         api.is_event_delivered = false;
@@ -263,19 +330,19 @@ static struct runtime_answer serve(struct http_connection *connection)
     const struct http_request *request = &connection->request;
     bool is_current;
     enum route route = find_route(request, &is_current);
+    bool is_get = route == ROUTE_NEXT || route == ROUTE_RESTORE_NEXT;
     const struct refusal *refusal = NULL;
 
     connection->is_last = !request->keeps_alive;
     if (route == ROUTE_UNKNOWN)
         refusal = &not_found;
-    else if (request->parser.method != (route == ROUTE_NEXT ? HTTP_GET : HTTP_POST))
+    else if (request->parser.method != (is_get ? HTTP_GET : HTTP_POST))
         refusal = &bad_method;
-    else if (route == ROUTE_NEXT)
-        return ask_next(connection);
-    else if (route == ROUTE_INIT_ERROR && (api.is_ready || api.has_failed))
-        refusal = &bad_state;
-    else if (route != ROUTE_INIT_ERROR && !is_current)
-        refusal = &bad_request_id;
+    else if (is_get)
+        return route == ROUTE_NEXT ? ask_next(connection) : ask_restore_next(connection);
+    else if (!is_allowed(route, is_current))
+        refusal = route == ROUTE_INIT_ERROR || route == ROUTE_RESTORE_ERROR ? &bad_state
+                                                                            : &bad_request_id;
     else if (api.uploader != connection) /* another connection's answer was on its way first */
         refusal = &bad_state;
     else
@@ -299,12 +366,13 @@ static struct runtime_answer read_connection(struct http_connection *connection)
 
     if (got < 0 && errno == EAGAIN)
         return nothing;
-    if (got <= 0 || api.waiter == connection) {
+    if (got <= 0 || api.waiter == connection || api.sleeper == connection) {
         drop_connection(connection);
         return nothing;
     }
     while (connection->fd >= 0 && start < (size_t)got) {
-        bool is_served = api.waiter == connection || api.replying == connection;
+        bool is_served =
+            api.waiter == connection || api.sleeper == connection || api.replying == connection;
         size_t used = 0;
         int result = is_served || connection->is_writing
                          ? -EPROTO
@@ -329,8 +397,9 @@ void runtime_api_reset(const struct runtime_host *host)
 {
     api.host = *host;
     api.is_ready = api.has_failed = api.is_event_delivered = false;
+    api.is_freezing = api.is_waking = api.is_wake_awaited = false;
     api.invocation = NULL;
-    api.waiter = api.uploader = api.replying = NULL;
+    api.waiter = api.sleeper = api.uploader = api.replying = NULL;
     for (size_t i = 0; i < CONNECTIONS; i++)
         api.connections[i].fd = -1;
 }
@@ -360,7 +429,7 @@ static void accept_connection(void)
     runtime_api_adopt(fd);
 }
 
-static int api_open(const struct runtime_host *host, struct spawn_plan *plan,
+static int api_open(const struct runtime_host *host, bool is_preload, struct spawn_plan *plan,
                     struct failure *failure)
 {
     static const char *const programs[] = {AGENT_TASK_DIR "/bootstrap", "/opt/bootstrap", NULL};
@@ -370,6 +439,7 @@ static int api_open(const struct runtime_host *host, struct spawn_plan *plan,
                                   .sin_port = htons(AGENT_RUNTIME_API_PORT),
                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 
+    (void)is_preload; /* there is no load() */
     runtime_api_reset(host);
     listen_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (listen_fd < 0 || bind(listen_fd, (const struct sockaddr *)&address, sizeof(address)) < 0 ||
@@ -385,6 +455,24 @@ static int api_open(const struct runtime_host *host, struct spawn_plan *plan,
 
 static void api_spawned(void)
 {
+}
+
+/* A runtime that waits for "next", of either kind, is at rest. */
+static int api_freeze(struct failure *failure)
+{
+    (void)failure;
+    if (api.waiter || api.sleeper)
+        return 1;
+    api.is_freezing = true;
+    return 0;
+}
+
+static int api_restore(const struct restoration *restoration, struct failure *failure)
+{
+    (void)restoration; /* a process cannot be given another environment from outside */
+    (void)failure;
+    api.is_wake_awaited = wake();
+    return api.is_wake_awaited ? 0 : 1;
 }
 
 static struct runtime_answer api_on_ready(uint32_t tag, uint32_t events)
@@ -451,7 +539,10 @@ static void api_close(void)
 
 const struct runtime_ops runtime_api = {.open = api_open,
                                         .spawned = api_spawned,
+                                        .load = NULL,
                                         .invoke = api_invoke,
+                                        .freeze = api_freeze,
+                                        .restore = api_restore,
                                         .on_ready = api_on_ready,
                                         .settle = api_settle,
                                         .last_words = api_last_words,

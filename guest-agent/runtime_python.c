@@ -14,20 +14,45 @@
 #include <unistd.h>
 
 enum { TAG_ANSWER, TAG_EVENT };
-enum { ANSWER_HEADER = 8, EVENT_HEADER = 32, EVENT_PARTS = 7 };
+enum {
+    ANSWER_HEADER = 8,
+    MESSAGE_HEADER = 40,
+    MESSAGE_PARTS = 6,
+    MESSAGES = 2,                                 /* a restoration and an event */
+    VECTORS_MAX = MESSAGES * (1 + MESSAGE_PARTS), /* headers count as well */
+    SMALL_BYTES = 8 << 10                         /* copied together, to be written as one */
+};
+
+/* The first byte of a message's header, and the second. */
+enum { MESSAGE_EVENT, MESSAGE_LOAD, MESSAGE_FREEZE, MESSAGE_RESTORE };
+enum { FLAG_ANSWER = 1 };
 
 /* The first byte of an answer's header. */
-enum { SAYS_READY, SAYS_INIT_ERROR, SAYS_RESULT, SAYS_ERROR, SAYS_TOO_LARGE };
+enum {
+    SAYS_READY,
+    SAYS_INIT_ERROR,
+    SAYS_RESULT,
+    SAYS_ERROR,
+    SAYS_TOO_LARGE,
+    SAYS_PRELOADED,
+    SAYS_AT_REST,
+    SAYS_FREEZE_ERROR,
+    SAYS_AWAKE,
+    SAYS_RESTORE_ERROR,
+    SAYS_END
+};
 
 static struct {
     struct runtime_host host;
     int event_fd, answer_fd;           /* owned; our ends */
     int child_fds[2];                  /* owned until spawned; the runtime's ends */
     size_t answer_bytes;               /* of the answer that is being read, header included */
-    struct iovec pending[EVENT_PARTS]; /* of the event that is being written */
-    int n_pending;
+    struct iovec pending[VECTORS_MAX]; /* messages that are being written: [first, n) is left */
+    int first, n;
+    size_t pending_bytes; /* of all of them, as long as none is written */
     bool is_watching_event_fd;
-    uint8_t header[EVENT_HEADER];
+    uint8_t headers[MESSAGES][MESSAGE_HEADER];
+    uint8_t small[SMALL_BYTES];
 } python = {.event_fd = -1, .answer_fd = -1, .child_fds = {-1, -1}};
 
 static void close_fd(int *fd)
@@ -44,18 +69,21 @@ static void python_close(void)
     close_fd(&python.child_fds[0]);
     close_fd(&python.child_fds[1]);
     python.answer_bytes = 0;
-    python.n_pending = 0;
+    python.first = python.n = 0;
     python.is_watching_event_fd = false;
 }
 
-static int python_open(const struct runtime_host *host, struct spawn_plan *plan,
+static int python_open(const struct runtime_host *host, bool is_preload, struct spawn_plan *plan,
                        struct failure *failure)
 {
     static const char *const programs[] = {"/usr/bin/" AGENT_PYTHON_RUNTIME, NULL};
     /* Isolated, without site, without writing byte code: half the system calls of a plain start. */
     static char flags[] = "-ISB";
-    static char script[] = AGENT_PYTHON_DIR "/bootstrap.py";
-    static char *const arguments[] = {flags, script, NULL};
+    static char source[] = AGENT_PYTHON_DIR "/bootstrap.py";
+    /* Compiling the source is a quarter of all page faults of a start. */
+    static char compiled[] = AGENT_PYTHON_DIR "/__pycache__/bootstrap.cpython-311.pyc";
+    static char preload[] = "preload";
+    static char *arguments[] = {flags, source, NULL, NULL};
     struct epoll_event watch = {.events = EPOLLIN, .data.u32 = host->first_tag + TAG_ANSWER};
     int to_runtime[2];
     int from_runtime[2];
@@ -74,6 +102,8 @@ static int python_open(const struct runtime_host *host, struct spawn_plan *plan,
         epoll_ctl(host->epoll_fd, EPOLL_CTL_ADD, python.answer_fd, &watch) < 0)
         return failure_set(failure, errno, "watch the runtime's pipes");
     plan->programs = programs;
+    arguments[1] = access(compiled, R_OK) == 0 ? compiled : source;
+    arguments[2] = is_preload ? preload : NULL;
     plan->arguments = arguments;
     plan->files[3] = python.child_fds[0];
     plan->files[4] = python.child_fds[1];
@@ -97,12 +127,12 @@ static void watch_event_fd(bool want)
         python.is_watching_event_fd = want;
 }
 
-/* Write what is left of the event; the rest when there is room. 0, or -EPIPE if nobody reads. */
-static int push_event(void)
+/* Write what is left; the rest when there is room. 0, or -EPIPE if nobody reads. */
+static int push_messages(void)
 {
-    while (python.n_pending > 0) {
-        struct iovec *first = &python.pending[EVENT_PARTS - python.n_pending];
-        ssize_t sent = writev(python.event_fd, first, python.n_pending);
+    while (python.first < python.n) {
+        struct iovec *first = &python.pending[python.first];
+        ssize_t sent = writev(python.event_fd, first, python.n - python.first);
 
         if (sent < 0 && errno == EAGAIN) {
             watch_event_fd(true);
@@ -110,12 +140,9 @@ static int push_event(void)
         }
         if (sent < 0)
             return -errno;
-        while (python.n_pending > 0 && (size_t)sent >= first->iov_len) {
+        for (; python.first < python.n && (size_t)sent >= first->iov_len; first++, python.first++)
             sent -= (ssize_t)first->iov_len;
-            first++;
-            python.n_pending--;
-        }
-        if (python.n_pending > 0) {
+        if (python.first < python.n) {
             first->iov_base = (uint8_t *)first->iov_base + sent;
             first->iov_len -= (size_t)sent;
         }
@@ -130,26 +157,108 @@ static void put_le(uint8_t *to, uint64_t value, unsigned bytes)
         to[i] = (uint8_t)(value >> (8 * i));
 }
 
-static int python_invoke(const struct invocation *invocation, struct failure *failure)
+/* Append a message to what is to be written. @parts stay borrowed until they are. */
+static void add_message(uint8_t kind, uint8_t flags, uint64_t deadline_unix_ms,
+                        const struct iovec parts[MESSAGE_PARTS])
 {
-    const struct iovec parts[EVENT_PARTS] = {
-        {python.header, EVENT_HEADER},
-        {(void *)(uintptr_t)invocation->request_id, strlen(invocation->request_id)},
-        {(void *)(uintptr_t)invocation->arn, strlen(invocation->arn)},
-        {(void *)(uintptr_t)invocation->trace_id, strlen(invocation->trace_id)},
-        {(void *)(uintptr_t)invocation->client_context, strlen(invocation->client_context)},
-        {(void *)(uintptr_t)invocation->identity, strlen(invocation->identity)},
-        {(void *)(uintptr_t)invocation->event, invocation->event_bytes}};
+    uint8_t *header = python.headers[python.n > 0 ? 1 : 0];
+
+    put_le(header, (uint64_t)kind | (uint64_t)flags << 8, 8);
+    put_le(header + 8, deadline_unix_ms, 8);
+    python.pending[python.n++] = (struct iovec){header, MESSAGE_HEADER};
+    python.pending_bytes += MESSAGE_HEADER;
+    for (unsigned i = 0; i < MESSAGE_PARTS; i++) {
+        put_le(header + 16 + 4 * i, parts[i].iov_len, 4);
+        if (parts[i].iov_len > 0)
+            python.pending[python.n++] = parts[i];
+        python.pending_bytes += parts[i].iov_len;
+    }
+}
+
+static void begin_messages(void)
+{
+    python.first = python.n = 0;
+    python.pending_bytes = 0;
+}
+
+/* A copy here is cheaper than the kernel's walk along the vectors. */
+static int send_messages(struct failure *failure)
+{
     int result;
 
-    put_le(python.header, invocation->deadline_unix_ms, 8);
-    for (unsigned i = 1; i < EVENT_PARTS; i++)
-        put_le(python.header + 4 + 4 * i, parts[i].iov_len, 4);
-    memcpy(python.pending, parts, sizeof(parts));
-    python.n_pending = EVENT_PARTS;
-    result = push_event();
+    if (python.pending_bytes <= SMALL_BYTES) {
+        size_t used = 0;
+
+        for (int i = 0; i < python.n; i++) {
+            memcpy(python.small + used, python.pending[i].iov_base, python.pending[i].iov_len);
+            used += python.pending[i].iov_len;
+        }
+        python.pending[0] = (struct iovec){python.small, used};
+        python.n = 1;
+    }
+    result = push_messages();
     /* A runtime that does not read has ended; that it did is reported when it is reaped. */
-    return result < 0 && result != -EPIPE ? failure_set(failure, -result, "write the event") : 0;
+    return result < 0 && result != -EPIPE ? failure_set(failure, -result, "write to the runtime")
+                                          : 0;
+}
+
+static struct iovec bytes_part(const void *bytes, size_t len)
+{
+    return (struct iovec){(void *)(uintptr_t)bytes, len}; /* only read */
+}
+
+static struct iovec text_part(const char *text)
+{
+    return bytes_part(text, strlen(text));
+}
+
+static void add_restoration(const struct restoration *restoration, uint8_t flags)
+{
+    const struct iovec parts[MESSAGE_PARTS] = {
+        bytes_part(restoration->changes.bytes, restoration->changes.used_bytes),
+        bytes_part(restoration->seed, restoration->has_seed ? RUNTIME_SEED_BYTES : 0)};
+
+    add_message(MESSAGE_RESTORE, flags, 0, parts);
+}
+
+static int python_invoke(const struct invocation *invocation, struct failure *failure)
+{
+    const struct iovec parts[MESSAGE_PARTS] = {
+        text_part(invocation->request_id), text_part(invocation->arn),
+        text_part(invocation->trace_id),   text_part(invocation->client_context),
+        text_part(invocation->identity),   bytes_part(invocation->event, invocation->event_bytes)};
+
+    begin_messages();
+    if (invocation->restoration)
+        add_restoration(invocation->restoration, 0);
+    add_message(MESSAGE_EVENT, FLAG_ANSWER, invocation->deadline_unix_ms, parts);
+    return send_messages(failure);
+}
+
+static int python_load(const struct environment *environment, struct failure *failure)
+{
+    const struct iovec parts[MESSAGE_PARTS] = {
+        bytes_part(environment->bytes, environment->used_bytes)};
+
+    begin_messages();
+    add_message(MESSAGE_LOAD, FLAG_ANSWER, 0, parts);
+    return send_messages(failure);
+}
+
+static int python_freeze(struct failure *failure)
+{
+    const struct iovec parts[MESSAGE_PARTS] = {{0}};
+
+    begin_messages();
+    add_message(MESSAGE_FREEZE, FLAG_ANSWER, 0, parts);
+    return send_messages(failure);
+}
+
+static int python_restore(const struct restoration *restoration, struct failure *failure)
+{
+    begin_messages();
+    add_restoration(restoration, FLAG_ANSWER);
+    return send_messages(failure);
 }
 
 static struct runtime_answer broken(void)
@@ -167,11 +276,16 @@ static size_t answer_length(const uint8_t *header, enum runtime_word *ret_word)
                 [SAYS_INIT_ERROR] = {RUNTIME_INIT_ERROR, AGENT_ERROR_MAX},
                 [SAYS_RESULT] = {RUNTIME_RESULT, AGENT_RESPONSE_MAX},
                 [SAYS_ERROR] = {RUNTIME_ERROR, AGENT_ERROR_MAX},
-                [SAYS_TOO_LARGE] = {RUNTIME_TOO_LARGE, 0}};
+                [SAYS_TOO_LARGE] = {RUNTIME_TOO_LARGE, 0},
+                [SAYS_PRELOADED] = {RUNTIME_PRELOADED, 0},
+                [SAYS_AT_REST] = {RUNTIME_AT_REST, 0},
+                [SAYS_FREEZE_ERROR] = {RUNTIME_FREEZE_ERROR, AGENT_ERROR_MAX},
+                [SAYS_AWAKE] = {RUNTIME_AWAKE, 0},
+                [SAYS_RESTORE_ERROR] = {RUNTIME_RESTORE_ERROR, AGENT_ERROR_MAX}};
     size_t body = (size_t)header[4] | (size_t)header[5] << 8 | (size_t)header[6] << 16 |
                   (size_t)header[7] << 24;
 
-    if (header[0] > SAYS_TOO_LARGE || body > says[header[0]].body_max)
+    if (header[0] >= SAYS_END || body > says[header[0]].body_max)
         return 0;
     *ret_word = says[header[0]].word;
     return ANSWER_HEADER + body;
@@ -215,10 +329,10 @@ static struct runtime_answer python_on_ready(uint32_t tag, uint32_t events)
 
     if (tag == TAG_ANSWER && python.answer_fd >= 0)
         return read_answer();
-    if (tag == TAG_EVENT && python.event_fd >= 0 && push_event() < 0) {
+    if (tag == TAG_EVENT && python.event_fd >= 0 && push_messages() < 0) {
         (void)events;
         watch_event_fd(false);
-        python.n_pending = 0;
+        python.first = python.n = 0;
     }
     return nothing;
 }
@@ -243,7 +357,10 @@ static struct runtime_answer python_last_words(void)
 
 const struct runtime_ops runtime_python = {.open = python_open,
                                            .spawned = python_spawned,
+                                           .load = python_load,
                                            .invoke = python_invoke,
+                                           .freeze = python_freeze,
+                                           .restore = python_restore,
                                            .on_ready = python_on_ready,
                                            .settle = python_settle,
                                            .last_words = python_last_words,

@@ -42,7 +42,10 @@ static void dispatch_answer(struct session *session, struct runtime_answer answe
     static const enum session_event events[] = {
         [RUNTIME_READY] = EVENT_READY,         [RUNTIME_INIT_ERROR] = EVENT_INIT_ERROR,
         [RUNTIME_RESULT] = EVENT_RESULT,       [RUNTIME_ERROR] = EVENT_ERROR,
-        [RUNTIME_TOO_LARGE] = EVENT_TOO_LARGE, [RUNTIME_BROKEN] = EVENT_BROKEN};
+        [RUNTIME_TOO_LARGE] = EVENT_TOO_LARGE, [RUNTIME_PRELOADED] = EVENT_PRELOADED,
+        [RUNTIME_AT_REST] = EVENT_AT_REST,     [RUNTIME_FREEZE_ERROR] = EVENT_FREEZE_ERROR,
+        [RUNTIME_AWAKE] = EVENT_AWAKE,         [RUNTIME_RESTORE_ERROR] = EVENT_RESTORE_ERROR,
+        [RUNTIME_BROKEN] = EVENT_BROKEN};
     struct session_input input = {.answer = answer};
 
     if (answer.word == RUNTIME_NOTHING)
@@ -67,6 +70,15 @@ static void take_message(struct session *session, const Mayfly__Agent__HostMessa
         break;
     case MAYFLY__AGENT__HOST_MESSAGE__BODY_INVOKE:
         input.event = EVENT_INVOKE;
+        break;
+    case MAYFLY__AGENT__HOST_MESSAGE__BODY_PRELOAD:
+        input.event = EVENT_PRELOAD;
+        break;
+    case MAYFLY__AGENT__HOST_MESSAGE__BODY_FREEZE:
+        input.event = EVENT_FREEZE;
+        break;
+    case MAYFLY__AGENT__HOST_MESSAGE__BODY_RESTORED:
+        input.event = EVENT_RESTORED;
         break;
     case MAYFLY__AGENT__HOST_MESSAGE__BODY_SHUTDOWN:
         input.event = EVENT_SHUTDOWN;
@@ -174,6 +186,7 @@ static void session_init(struct session *session, const struct session_start *st
 
     session->link.fd = start->host_fd;
     session->null_fd = start->null_fd;
+    session->boot_id_fd = start->boot_id_fd;
     session->code.root_fd = session->code.parent_fd = -1;
     session->logs.read_fds[LOG_STDOUT] = session->logs.read_fds[LOG_STDERR] = -1;
     session->has_python = access(AGENT_PYTHON_DIR "/bootstrap.py", R_OK) == 0;

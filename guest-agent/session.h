@@ -8,8 +8,9 @@
 
 /* What boot has made; the session owns all of it from then on. */
 struct session_start {
-    int host_fd; /* connected to the host */
-    int null_fd; /* on /dev/null, above 2 */
+    int host_fd;    /* connected to the host */
+    int null_fd;    /* on /dev/null, above 2 */
+    int boot_id_fd; /* see identity.h; may be -errno */
     uint64_t start_tsc;
 };
 

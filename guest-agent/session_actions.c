@@ -23,15 +23,7 @@ enum {
 
 RESERVE_STATIC(body, BODY_BYTES);
 
-/* How a phase ended, for either result message. */
-struct ending {
-    Mayfly__Agent__Outcome outcome;
-    const uint8_t *body;
-    size_t body_bytes;
-    char message[256];
-};
-
-static void begin_phase(struct session *session, uint64_t timeout_ms, uint64_t default_ms)
+void session_begin_phase(struct session *session, uint64_t timeout_ms, uint64_t default_ms)
 {
     if (timeout_ms == 0)
         timeout_ms = default_ms;
@@ -43,12 +35,12 @@ static void begin_phase(struct session *session, uint64_t timeout_ms, uint64_t d
     session->invocation.deadline_unix_ms = agent_unix_ms() + timeout_ms;
 }
 
-static uint64_t phase_us(const struct session *session)
+uint64_t session_phase_us(const struct session *session)
 {
     return (agent_monotonic_ns() - session->phase_start_ns) / 1000;
 }
 
-static void end_runtime(struct session *session)
+void session_end_runtime(struct session *session)
 {
     function_cgroup_kill(&session->cgroup);
     session->runtime->close();
@@ -83,34 +75,55 @@ static void describe_exit(struct session *session, struct ending *ending)
 /* What a runtime may say depends on what it was asked; anything else breaks the protocol. */
 static enum session_event expected_event(const struct session *session, enum session_event event)
 {
-    bool is_init = session->state == STATE_INIT;
+    enum session_state asked_in;
 
     switch (event) {
+    case EVENT_PRELOADED:
+        asked_in = STATE_PRELOADING;
+        break;
     case EVENT_READY:
     case EVENT_INIT_ERROR:
-        return is_init ? event : EVENT_BROKEN;
+        asked_in = STATE_INIT;
+        break;
     case EVENT_RESULT:
     case EVENT_ERROR:
     case EVENT_TOO_LARGE:
-        return is_init ? EVENT_BROKEN : event;
+        asked_in = STATE_BUSY;
+        break;
+    case EVENT_AT_REST:
+    case EVENT_FREEZE_ERROR:
+        asked_in = STATE_FREEZING;
+        break;
+    case EVENT_RESTORE_ERROR: /* a restoration that came with an event fails with it */
+        asked_in = session->state == STATE_BUSY ? STATE_BUSY : STATE_RESTORING;
+        break;
+    case EVENT_AWAKE:
+        asked_in = STATE_RESTORING;
+        break;
     default:
         return event;
     }
+    return session->state == asked_in ? event : EVENT_BROKEN;
 }
 
-static void describe(struct session *session, const struct session_input *input,
-                     struct ending *ending)
+void session_describe(struct session *session, const struct session_input *input,
+                      struct ending *ending)
 {
     ending->body = input->answer.body;
     ending->body_bytes = input->answer.body_bytes;
     ending->message[0] = '\0';
     switch (expected_event(session, input->event)) {
+    case EVENT_PRELOADED:
     case EVENT_READY:
     case EVENT_RESULT:
+    case EVENT_AT_REST:
+    case EVENT_AWAKE:
         ending->outcome = MAYFLY__AGENT__OUTCOME__OK;
         break;
     case EVENT_INIT_ERROR:
     case EVENT_ERROR:
+    case EVENT_FREEZE_ERROR:
+    case EVENT_RESTORE_ERROR:
         ending->outcome = MAYFLY__AGENT__OUTCOME__FUNCTION_ERROR;
         break;
     case EVENT_TOO_LARGE:
@@ -148,7 +161,7 @@ static int send_init_result(struct session *session, struct ending *ending)
     result.outcome = ending->outcome;
     result.error_json.data = (uint8_t *)(uintptr_t)ending->body; /* packing only reads it */
     result.error_json.len = ending->body_bytes;
-    result.duration_us = phase_us(session);
+    result.duration_us = session_phase_us(session);
     result.memory_peak_bytes = function_cgroup_peak(&session->cgroup);
     result.message = ending->message;
     sent = log_pump_end_phase(&session->logs, &session->link);
@@ -167,7 +180,7 @@ static int send_invoke_result(struct session *session, const char *request_id,
     result.outcome = ending->outcome;
     result.payload.data = (uint8_t *)(uintptr_t)ending->body;
     result.payload.len = ending->body_bytes;
-    result.duration_us = phase_us(session);
+    result.duration_us = session_phase_us(session);
     result.memory_peak_bytes = function_cgroup_peak(&session->cgroup);
     result.message = ending->message;
     sent = log_pump_end_phase(&session->logs, &session->link);
@@ -178,13 +191,24 @@ static int send_invoke_result(struct session *session, const char *request_id,
     return sent;
 }
 
+int session_bury_runtime(struct session *session)
+{
+    int result;
+
+    /* Before the runtime's buffers go, its last log lines are taken. */
+    function_cgroup_kill(&session->cgroup);
+    result = log_pump_drain(&session->logs, &session->link);
+    session->runtime->close();
+    return result;
+}
+
 static int init_done(struct session *session, enum session_state next,
                      const struct session_input *input)
 {
     struct ending ending;
     int result = 0;
 
-    describe(session, input, &ending);
+    session_describe(session, input, &ending);
     if (next == STATE_DEAD) {
         /* Before the runtime's buffers go, its last log lines and its peak are taken. */
         function_cgroup_kill(&session->cgroup);
@@ -203,7 +227,7 @@ static int reply(struct session *session, enum session_state next,
     struct ending ending;
     int result = 0;
 
-    describe(session, input, &ending);
+    session_describe(session, input, &ending);
     if (next == STATE_DEAD) {
         function_cgroup_kill(&session->cgroup);
         result = log_pump_drain(&session->logs, &session->link);
@@ -219,26 +243,54 @@ static int reply(struct session *session, enum session_state next,
 
 /* ---- Prepare and code ---- */
 
-static int choose_runtime(struct session *session, const char *name, struct failure *failure)
+int session_choose_runtime(struct session *session, const char *name, struct failure *failure)
 {
+    const struct runtime_ops *preloaded = session->is_preloaded ? session->runtime : NULL;
+
     if (strcmp(name, AGENT_PYTHON_RUNTIME) == 0 && session->has_python)
         session->runtime = &runtime_python;
     else if (strcmp(name, AGENT_PROVIDED_RUNTIME) == 0)
         session->runtime = &runtime_api;
     else
         return failure_say(failure, ENOENT, "this image has no runtime '%.32s'", name);
+    if (preloaded && preloaded != session->runtime) {
+        session->runtime = preloaded;
+        return failure_say(failure, EINVAL, "another runtime than '%.32s' was preloaded", name);
+    }
     return 0;
+}
+
+int session_seed(struct session *session, int64_t wall_clock_ns, const uint8_t *entropy,
+                 size_t entropy_bytes, struct failure *failure)
+{
+    int result = agent_set_clock(wall_clock_ns, failure);
+
+    if (result == 0)
+        result = agent_add_entropy(entropy, entropy_bytes, failure);
+    /* A guest whose boot id cannot be changed is told of at boot, and may live, once. */
+    if (result == 0 && !session->has_boot_id && session->boot_id_fd >= 0) {
+        result = identity_set_boot_id(session->boot_id_fd, NULL, failure);
+        session->has_boot_id = result == 0;
+    }
+    return result;
+}
+
+int session_mount_tmp(struct session *session, uint64_t size_bytes, struct failure *failure)
+{
+    int result = boot_mount_tmp(size_bytes, session->is_tmp_mounted, failure);
+
+    session->is_tmp_mounted = session->is_tmp_mounted || result == 0;
+    return result;
 }
 
 static int prepare(struct session *session, const Mayfly__Agent__Prepare *message,
                    struct failure *failure)
 {
-    int result = agent_set_clock(message->wall_clock_ns, failure);
+    int result = session_seed(session, message->wall_clock_ns, message->entropy.data,
+                              message->entropy.len, failure);
 
     if (result == 0)
-        result = agent_add_entropy(message->entropy.data, message->entropy.len, failure);
-    if (result == 0)
-        result = choose_runtime(session, message->runtime, failure);
+        result = session_choose_runtime(session, message->runtime, failure);
     if (result == 0 && strlen(message->function_arn) > AGENT_ARN_MAX)
         result =
             failure_say(failure, E2BIG, "the function's ARN is over %d characters", AGENT_ARN_MAX);
@@ -246,7 +298,7 @@ static int prepare(struct session *session, const Mayfly__Agent__Prepare *messag
         result = environment_fill(&session->environment, message,
                                   session->runtime == &runtime_python, failure);
     if (result == 0)
-        result = boot_mount_tmp(message->tmp_bytes, failure);
+        result = session_mount_tmp(session, message->tmp_bytes, failure);
     if (result == 0)
         result = task_code_open(&session->code, AGENT_TASK_DIR, failure);
     if (result < 0)
@@ -267,7 +319,7 @@ static int watch_log(struct session *session, int stream, uint32_t tag)
     return epoll_ctl(session->epoll_fd, EPOLL_CTL_ADD, session->logs.read_fds[stream], &event);
 }
 
-static int spawn(struct session *session, struct failure *failure)
+int session_spawn(struct session *session, bool is_preload, struct failure *failure)
 {
     struct runtime_host host = {session->epoll_fd, TAG_RUNTIME, &body};
     struct spawn_plan plan = {.environment = session->environment.list,
@@ -285,7 +337,7 @@ static int spawn(struct session *session, struct failure *failure)
         watch_log(session, LOG_STDERR, TAG_STDERR) < 0)
         result = failure_set(failure, errno, "watch the function's output");
     if (result == 0)
-        result = session->runtime->open(&host, &plan, failure);
+        result = session->runtime->open(&host, is_preload, &plan, failure);
     if (result == 0) {
         session->oom_kills = function_cgroup_oom_kills(&session->cgroup);
         result = runtime_process_spawn(&plan, &session->pid, failure);
@@ -312,23 +364,35 @@ static void describe_entrypoint(const char *reason, struct ending *ending)
         reason);
 }
 
+/* The function's process: a new one, or the one that waits for it. */
+static int launch(struct session *session, struct failure *failure)
+{
+    /* Looking there costs the loader a hundred system calls, so only where it may find something.
+     */
+    if (session->runtime != &runtime_python || session->code.has_libraries ||
+        access("/opt/lib", F_OK) == 0)
+        environment_set_library_path(&session->environment);
+    host_link_trim(&session->link);
+    function_cgroup_limit(&session->cgroup, session->memory_mib);
+    if (!session->is_preloaded || !session->runtime->load)
+        return session_spawn(session, false, failure);
+    session->is_preloaded = false;
+    if (session->pid == 0)
+        return failure_say(failure, ESRCH, "the preloaded runtime has ended");
+    return session->runtime->load(&session->environment, failure);
+}
+
 static int start(struct session *session)
 {
     struct failure failure = session->setup_failure;
     struct ending ending = {.outcome = MAYFLY__AGENT__OUTCOME__AGENT_ERROR};
     int result = -EINVAL;
 
-    begin_phase(session, session->init_timeout_ms, INIT_TIMEOUT_MS);
-    if (failure.text[0] == '\0') {
-        /* Looking there costs the loader a hundred system calls, so only where it may find
-         * something. */
-        if (session->runtime != &runtime_python || session->code.has_libraries ||
-            access("/opt/lib", F_OK) == 0)
-            environment_set_library_path(&session->environment);
-        host_link_trim(&session->link);
-        function_cgroup_limit(&session->cgroup, session->memory_mib);
-        result = spawn(session, &failure);
-    }
+    session_begin_phase(session, session->init_timeout_ms, INIT_TIMEOUT_MS);
+    session->is_restoration_due = false; /* the environment is a new one, and so is every seed */
+    log_pump_begin_phase(&session->logs);
+    if (failure.text[0] == '\0')
+        result = launch(session, &failure);
     task_code_close(&session->code);
     if (result == 0)
         return STATE_INIT;
@@ -339,6 +403,8 @@ static int start(struct session *session)
         describe_entrypoint(failure.text, &ending);
     else if (result == -ENOENT)
         failure_say(&failure, ENOENT, "the image lacks its runtime's program");
+    if (session->pid > 0)
+        session_end_runtime(session);
     snprintf(ending.message, sizeof(ending.message), "%.255s", failure.text);
     result = send_init_result(session, &ending);
     return result < 0 ? result : (int)STATE_DEAD;
@@ -360,7 +426,7 @@ static int invoke(struct session *session, const Mayfly__Agent__Invoke *message)
     struct invocation *invocation = &session->invocation;
     int result;
 
-    begin_phase(session, message->timeout_ms, INVOKE_TIMEOUT_MS);
+    session_begin_phase(session, message->timeout_ms, INVOKE_TIMEOUT_MS);
     log_pump_begin_phase(&session->logs);
     invocation->request_id = message->request_id;
     invocation->arn = message->invoked_arn[0] ? message->invoked_arn : session->function_arn;
@@ -369,9 +435,12 @@ static int invoke(struct session *session, const Mayfly__Agent__Invoke *message)
     invocation->identity = message->identity;
     invocation->event = message->event.data;
     invocation->event_bytes = message->event.len;
+    invocation->restoration = session->is_restoration_due ? &session->restoration : NULL;
     if (request_id_valid(message->request_id) &&
-        session->runtime->invoke(invocation, &failure) == 0)
+        session->runtime->invoke(invocation, &failure) == 0) {
+        session->is_restoration_due = false;
         return STATE_BUSY;
+    }
     snprintf(ending.message, sizeof(ending.message), "%.255s", failure.text);
     result = send_invoke_result(
         session, request_id_valid(message->request_id) ? message->request_id : "", &ending);
@@ -383,7 +452,10 @@ static int refuse(struct session *session, const Mayfly__Agent__Invoke *message)
     struct ending ending = {.outcome = MAYFLY__AGENT__OUTCOME__EXITED};
 
     session->phase_start_ns = agent_monotonic_ns();
-    snprintf(ending.message, sizeof(ending.message), "there is no runtime any more");
+    if (session->epitaph.text[0])
+        ending.outcome = MAYFLY__AGENT__OUTCOME__AGENT_ERROR;
+    snprintf(ending.message, sizeof(ending.message), "%.255s",
+             session->epitaph.text[0] ? session->epitaph.text : "there is no runtime any more");
     return send_invoke_result(
         session, request_id_valid(message->request_id) ? message->request_id : "", &ending);
 }
@@ -395,7 +467,7 @@ static void stop(struct session *session, const Mayfly__Agent__Shutdown *message
     if (session->pid <= 0 || message->grace_ms == 0)
         agent_power_off();
     kill(session->pid, SIGTERM);
-    begin_phase(session, message->grace_ms, message->grace_ms);
+    session_begin_phase(session, message->grace_ms, message->grace_ms);
 }
 
 int session_act(struct session *session, enum session_action action, enum session_state next,
@@ -430,8 +502,21 @@ int session_act(struct session *session, enum session_action action, enum sessio
     case ACTION_REFUSE:
         result = refuse(session, input->message->invoke);
         return result < 0 ? result : (int)next;
+    case ACTION_PRELOAD:
+        return session_preload(session, next, input->message->preload);
+    case ACTION_PRELOAD_DONE:
+        return session_preload_done(session, next, input);
+    case ACTION_REST:
+    case ACTION_FREEZE:
+        return session_freeze(session, next, input->message->freeze);
+    case ACTION_FROZEN:
+        return session_frozen(session, next, input);
+    case ACTION_RESTORE:
+        return session_restore(session, next, input->message->restored);
+    case ACTION_AWAKE:
+        return session_awake(session, next, input);
     case ACTION_BURY:
-        end_runtime(session);
+        session_end_runtime(session);
         break;
     case ACTION_STOP:
         stop(session, input->message->shutdown);

@@ -263,9 +263,6 @@ static int flatten_levels(struct level *levels, size_t n, int out_fd, bool is_th
         r = error_set(err, errno, "make a memory file of %u MiB", manifest->memory_mib);
     for (size_t i = n; r == 0 && i-- > 0;)
         r = apply(&levels[i], is_thorough, watch, err);
-    /* It will be flushed: let the disk begin while the digest is computed. Only a hint. */
-    if (r == 0)
-        sync_file_range(out_fd, 0, 0, SYNC_FILE_RANGE_WRITE);
     return r < 0 ? r : check_whole(manifest, out_fd, watch, err);
 }
 

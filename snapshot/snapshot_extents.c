@@ -92,9 +92,9 @@ uint32_t snapshot_extents_pages(const struct snapshot_extents *extents)
 
 uint32_t snapshot_extents_end(const struct snapshot_extents *extents)
 {
-    const struct snapshot_extent *last = extents->items + extents->n;
-
-    return extents->n ? last[-1].first + last[-1].n : 0;
+    if (extents->n == 0)
+        return 0;
+    return extents->items[extents->n - 1].first + extents->items[extents->n - 1].n;
 }
 
 size_t snapshot_extents_find(const struct snapshot_extents *extents, uint32_t page)

@@ -4,8 +4,9 @@
 usage: agent_contained.py PATH-OF-MAYFLY-AGENT [-v] [NAME…]      (as root; NAME: run only these tests)
 
 The agent's root is an overlay of this machine's root and a directory with the agent and runtimes in the
-places that a root image has them. What needs a guest is not tested here: vsock, the clock, /dev, and
-the memory limit where this machine has no cgroup v2 memory controller.
+places that a root image has them. What needs a guest is not tested here: vsock, /dev, the memory limit
+where this machine has no cgroup v2 memory controller; that the clock is set is only seen by strace, which
+keeps it from happening. Nothing is frozen here: a guest does not notice that.
 Prints one line a test and exits with 1 if any failed.
 """
 
@@ -23,6 +24,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 RUNTIMES = os.path.join(HERE, "..", "..", "guest-agent", "runtimes")
 OK, FUNCTION_ERROR, TIMEOUT, EXITED, OUT_OF_MEMORY, TOO_LARGE, AGENT_ERROR = range(7)
 FILE, DIRECTORY, SYMLINK = range(3)
+PRELOADED, FROZEN, RESTORE_RESULT = 5, 6, 7
 FRAME_MAX = 8 << 20
 
 # ---- the few messages of agent.proto, by hand: a second opinion on what is on the wire ----
@@ -94,10 +96,25 @@ class Answer:
         return f"<outcome {self.outcome} {self.message!r} {self.payload[:200]!r} logs {self.logs!r:.300}>"
 
 
+class Done:
+    """Preloaded, Frozen or RestoreResult, with the logs that came before it."""
+
+    def __init__(self, kind, fields, logs):
+        get = lambda n, default: fields.get(n, [default])[-1]
+        self.kind, self.logs, self.outcome = kind, logs, get(1, 0)
+        self.message = bytes(get(2, b"")).decode()
+        error = b"" if kind == PRELOADED else bytes(get(3, b""))
+        self.error = json.loads(error) if error else None
+
+    def __repr__(self):
+        return f"<{self.kind}: outcome {self.outcome} {self.message!r} {self.error!r} logs {self.logs!r:.300}>"
+
+
 class Guest:
     """One agent with its namespaces; a context manager."""
 
-    strace = None  # set to a file name: count its system calls
+    strace = None  # set to a file name: trace its system calls
+    strace_options = []
 
     def __enter__(self):
         try:
@@ -116,7 +133,11 @@ class Guest:
         stage = os.path.join(self.dir, "files")
         for name in ("var/task", "sys/fs/cgroup", "proc", "tmp", "usr/lib/mayfly", "run/agent", "sbin"):
             os.makedirs(os.path.join(stage, name))
-        shutil.copytree(RUNTIMES, os.path.join(stage, "usr/lib/mayfly/runtimes"))
+        runtimes = os.path.join(stage, "usr/lib/mayfly/runtimes")
+        shutil.copytree(RUNTIMES, runtimes, ignore=shutil.ignore_patterns("__pycache__"))
+        if os.path.exists("/usr/bin/python3.11"):  # compiled as in an image
+            compile_all = ["/usr/bin/python3.11", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
+            subprocess.run(compile_all + ["-s", runtimes, "-p", "/usr/lib/mayfly/runtimes", runtimes], check=True)
         shutil.copy(AGENT, os.path.join(stage, "usr/lib/mayfly/agent"))
         for name in ("stage", "root", "sockets"):
             os.makedirs(os.path.join(self.dir, name))
@@ -130,9 +151,9 @@ class Guest:
             'mount --bind "$1/sockets" "$1/root/run/agent" && mount --rbind /dev "$1/root/dev" && '
             'cd "$1/root" && exec chroot . /usr/lib/mayfly/agent --socket /run/agent/host'
         )
-        command = ["unshare", "--pid", "--mount", "--net", "--cgroup", "--ipc", "--fork", "sh", "-c", script, "sh", self.dir]
+        command = ["unshare", "--pid", "--mount", "--net", "--cgroup", "--ipc", "--uts", "--fork", "sh", "-c", script, "sh", self.dir]
         if Guest.strace:
-            command = ["strace", "-f", "-o", Guest.strace] + command
+            command = ["strace", "-f", "-o", Guest.strace] + Guest.strace_options + command
         self.errors = open(os.path.join(self.dir, "errors"), "w+")
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=self.errors, stderr=self.errors, preexec_fn=self.enter_cgroup
@@ -177,8 +198,7 @@ class Guest:
         return self.receive_exactly(length)
 
     def send(self, number, body):
-        message = field(number, body)
-        self.stream.sendall(struct.pack("<I", len(message)) + message)
+        self.stream.sendall(frame(number, body))
 
     def receive_answer(self):
         logs, dropped = [b"", b""], [0, 0]
@@ -190,16 +210,19 @@ class Guest:
                 logs[stream] += bytes(log.get(2, [b""])[0])
                 dropped[stream] += log.get(3, [0])[0]
                 continue
+            for kind in (PRELOADED, FROZEN, RESTORE_RESULT):
+                if kind in fields:
+                    return Done(kind, decode(fields[kind][0]), logs)
             is_init = 2 in fields
             return Answer(decode(fields[2 if is_init else 4][0]), is_init, logs, dropped)
 
-    def prepare(self, files, handler="app.handler", runtime="python3.11", environment=None, init_ms=10000, log_bytes=65536, memory=128, code_after=()):
+    def prepare(self, files, handler="app.handler", runtime="python3.11", environment=None, init_ms=10000, log_bytes=65536, memory=128, code_after=(), initialization_type=""):
         body = field(1, runtime) + field(2, handler)
         for name, value in (environment or {}).items():
             body += field(3, field(1, name) + field(2, value))
         body += field(4, "f") + field(5, "$LATEST") + field(6, "arn:aws:lambda:eu-west-1:1:function:f")
         body += field(7, memory) + field(8, init_ms) + field(9, 64 << 20) + field(10, log_bytes)
-        body += field(11, "/aws/lambda/f") + field(12, "2024/01/01/[$LATEST]1")
+        body += field(11, "/aws/lambda/f") + field(12, "2024/01/01/[$LATEST]1") + field(15, initialization_type)
         self.send(1, body)
         for path, content in list(files.items()) + list(code_after):
             self.send_code(path, content)
@@ -222,11 +245,46 @@ class Guest:
         assert answer.request_id == request_id, answer
         return answer
 
+    def preload(self, runtime="python3.11"):
+        self.send(6, field(1, runtime) + field(2, 256) + field(3, 16 << 20) + field(4, 65536) + field(6, os.urandom(32)))
+        return self.receive_answer()
+
+    def freeze(self, timeout_ms=0):
+        self.send(7, field(1, timeout_ms))
+        return self.receive_answer()
+
+    def restore(self, **what):
+        self.send(8, restored(wants_result=True, **what))
+        return self.receive_answer()
+
+    def restore_and_invoke(self, event, what, **how):
+        """As a host does it: one write."""
+        body = invocation(event, request_id="1-2-3", **how)
+        self.stream.sendall(frame(8, restored(**what)) + frame(4, body))
+        return self.receive_answer()
+
     def send_invoke(self, event, request_id="1-2-3", timeout_ms=3000, client_context="", identity="", trace=""):
-        event = event if isinstance(event, bytes) else json.dumps(event).encode()
-        body = field(1, request_id) + field(2, timeout_ms) + field(3, event)
-        body += field(4, client_context) + field(5, identity) + field(6, trace)
-        self.send(4, body)
+        self.send(4, invocation(event, request_id, timeout_ms, client_context, identity, trace))
+
+
+def invocation(event, request_id="1-2-3", timeout_ms=3000, client_context="", identity="", trace=""):
+    event = event if isinstance(event, bytes) else json.dumps(event).encode()
+    body = field(1, request_id) + field(2, timeout_ms) + field(3, event)
+    return body + field(4, client_context) + field(5, identity) + field(6, trace)
+
+
+def restored(wall_clock_ns=0, entropy=None, instance_id="i-1", hostname="clone-1", log_stream="stream-1", environment=None, boot_id=None, wants_result=False, timeout_ms=0):
+    entropy = os.urandom(64) if entropy is None else entropy
+    boot_id = os.urandom(16) if boot_id is None else boot_id
+    body = field(1, wall_clock_ns) + field(2, entropy) + field(3, instance_id) + field(4, hostname) + field(5, log_stream)
+    for name, value in (environment or {}).items():
+        body += field(6, field(1, name) + field(2, value))
+    return body + field(7, boot_id) + field(8, wants_result) + field(9, timeout_ms)
+
+
+def frame(number, body):
+    message = field(number, body)
+    return struct.pack("<I", len(message)) + message
 
 
 def make_cgroup():
@@ -753,6 +811,365 @@ time.sleep(0.2)
         check(r.outcome == OK, r)
         r = g.invoke({"do": 'call("POST", f"invocation/{rid}/response", "1")'})
         check(r.outcome == OK and r.payload == b"1", r)
+
+
+# ---- snapshots ----
+
+WHO = """
+import json, os, random, socket, sys, tempfile, time, uuid
+seen = [random.random(), str(uuid.uuid4()), str(uuid.uuid1())]
+def handler(event, context):
+    return {"random": random.random(), "uuid4": str(uuid.uuid4()), "uuid1": str(uuid.uuid1()), "urandom": os.urandom(8).hex(),
+            "host": socket.gethostname(), "boot": open("/proc/sys/kernel/random/boot_id").read(), "env": dict(os.environ),
+            "stream": context.log_stream_name, "preloaded": "decimal" in sys.modules, "path": sys.path, "argv": sys.argv,
+            "libs": os.path.exists("/var/task/lib"), "tmp": os.statvfs("/tmp").f_blocks * os.statvfs("/tmp").f_frsize,
+            "temp": tempfile.mktemp(), "zone": time.tzname}
+"""
+
+
+def test_preload():
+    with Guest() as g:
+        r = g.preload()
+        check(r.kind == PRELOADED and r.outcome == OK and r.logs == [b"", b""], r)
+        r = g.prepare({"app.py": WHO}, environment={"MINE": "1", "TZ": "EST5EDT"})
+        check(r.outcome == OK, r)
+        v = g.invoke({}, trace="Root=1").json()
+        check(v["preloaded"] and v["host"] and not v["libs"] and v["tmp"] == 64 << 20, v)
+        check(v["path"][0] == "/var/task" and v["argv"] == ["/usr/lib/mayfly/runtimes/python3.11/__pycache__/bootstrap.cpython-311.pyc"], v)
+        check(v["zone"] == ["EST", "EDT"], v["zone"])
+        preloaded = v["env"]
+    with Guest() as g:  # exactly the environment of a function that was not preloaded
+        check(g.prepare({"app.py": WHO}, environment={"MINE": "1", "TZ": "EST5EDT"}).outcome == OK)
+        v = g.invoke({}, trace="Root=1").json()
+        check(v["env"] == preloaded and not v["preloaded"], v["env"], preloaded)
+
+
+def test_preload_errors():
+    with Guest() as g:
+        check(g.preload().outcome == OK)
+        r = g.prepare({"app.py": "1 / 0"})
+        check(r.outcome == FUNCTION_ERROR and r.json()["errorType"] == "ZeroDivisionError", r)
+        check(r.json()["stackTrace"] == ['  File "/var/task/app.py", line 1, in <module>\n    1 / 0\n'], r)
+    with Guest() as g:
+        check(g.preload().outcome == OK)
+        r = g.prepare(provided(), runtime="provided")
+        check(r.outcome == AGENT_ERROR and "another runtime" in r.message, r)
+    with Guest() as g:
+        r = g.preload("cobol")
+        check(r.outcome == AGENT_ERROR and "cobol" in r.message, r)
+    with Guest() as g:  # one Preload only
+        check(g.preload().outcome == OK)
+        g.send(6, field(1, "python3.11"))
+        check(g.process.wait(5) is not None)
+
+
+def test_preload_shadowed():
+    """Files of the function's that are called like preloaded modules."""
+    files = {"random.py": "MINE = 1", "email/__init__.py": "MINE = 2", "app.py": "import random, email, json\ndef handler(e, c): return [random.MINE, email.MINE]"}
+    with Guest() as g:
+        check(g.preload().outcome == OK)
+        r = g.prepare(files)
+        check(r.outcome == OK and g.invoke({}).json() == [1, 2], r)
+        check(g.freeze().outcome == OK)
+        check(g.restore_and_invoke({}, {}).json() == [1, 2])
+
+
+def test_preload_provided():
+    with Guest() as g:
+        check(g.preload("provided").outcome == OK)
+        check(g.prepare(provided(), runtime="provided").outcome == OK)
+        check(g.invoke({"do": 'call("POST", f"invocation/{rid}/response", "1")'}).payload == b"1")
+
+
+def test_restored():
+    """Everything that must differ between clones does, and is what the host said where it said it."""
+    boot = bytes(range(16))
+    lives = []
+    for n, entropy in enumerate((b"a" * 64, b"b" * 64, b"b" * 64)):
+        with Guest() as g:
+            check(g.preload().outcome == OK)
+            check(g.prepare({"app.py": WHO}).outcome == OK)
+            r = g.freeze()
+            check(r.kind == FROZEN and r.outcome == OK and r.error is None, r)
+            what = dict(entropy=entropy, instance_id=f"i-{n}", hostname=f"clone-{n}", log_stream=f"s-{n}", boot_id=boot, environment={"EXTRA": "x=y", "AWS_LAMBDA_LOG_STREAM_NAME": "no"})
+            r = g.restore_and_invoke({}, what)
+            check(r.outcome == OK, r)
+            v = r.json()
+            check(v["host"] == f"clone-{n}" and v["stream"] == f"s-{n}" and v["env"]["EXTRA"] == "x=y", v)
+            check(v["env"]["AWS_LAMBDA_LOG_STREAM_NAME"] == f"s-{n}" and v["env"]["MAYFLY_INSTANCE_ID"] == f"i-{n}", v)
+            check(v["boot"] == "00010203-0405-4607-8809-0a0b0c0d0e0f\n", v["boot"])
+            lives.append(v)
+            later = g.invoke({}).json()
+            check(later["random"] != v["random"] and later["env"]["EXTRA"] == "x=y", later)
+    a, b, c = lives
+    check(a["random"] != b["random"] and b["random"] == c["random"], "the generator is seeded with what the host sent")
+    check(len({v["urandom"] for v in lives}) == len({v["uuid4"] for v in lives}) == 3, lives)
+    node = lambda v: v["uuid1"].rpartition("-")[2]
+    check(node(a) != node(b) and node(b) == node(c), lives)
+
+
+def test_restored_boot_ids():
+    with Guest() as g:
+        check(g.prepare({"app.py": WHO}).outcome == OK)
+        first = g.invoke({}).json()["boot"]
+        check(len(first) == 37 and first[14] == "4" and first != open("/proc/sys/kernel/random/boot_id").read(), first)
+    with Guest() as g:
+        check(g.prepare({"app.py": WHO}).outcome == OK)
+        check(g.invoke({}).json()["boot"] != first)
+
+
+HOOKS = """
+import mayfly, snapshot_restore_py, os
+from snapshot_restore_py import register_before_snapshot, register_after_restore
+done = []
+def note(word, **more):
+    done.append(word); print(word, os.environ.get("EXTRA"), flush=False)
+register_before_snapshot(note, "b1", more=1)
+mayfly.register_before_snapshot(note, "b2")
+@register_before_snapshot
+def b3(): note("b3")
+register_after_restore(note, "a1", more=1)
+@mayfly.register_after_restore
+def a2(): note("a2")
+@snapshot_restore_py.register_after_restore
+def a3(): note("a3")
+assert callable(b3) and callable(a2)
+def handler(e, c): return done
+"""
+
+
+def test_hooks_order():
+    for preload in (False, True):
+        with Guest() as g:
+            if preload:
+                check(g.preload().outcome == OK)
+            check(g.prepare({"app.py": HOOKS}).outcome == OK)
+            check(g.invoke({}).json() == [])
+            r = g.freeze()
+            check(r.outcome == OK and r.logs[0] == b"b3 None\nb2 None\nb1 None\n", r)
+            r = g.restore_and_invoke({}, {"environment": {"EXTRA": "1"}})
+            check(r.json() == ["b3", "b2", "b1", "a1", "a2", "a3"] and r.logs[0] == b"a1 1\na2 1\na3 1\n", r)
+            check(len(g.invoke({}).json()) == 6)
+
+
+def test_hooks_without_event():
+    """An instance that is restored ahead of its event: the hooks do not wait for it."""
+    with Guest() as g:
+        check(g.prepare({"app.py": HOOKS}).outcome == OK)
+        check(g.freeze().outcome == OK)
+        r = g.restore(environment={"EXTRA": "1"})
+        check(r.kind == RESTORE_RESULT and r.outcome == OK and r.logs[0] == b"a1 1\na2 1\na3 1\n", r)
+        r = g.invoke({})
+        check(len(r.json()) == 6 and r.logs[0] == b"", r)
+    with Guest() as g:  # and where they are to wait, they do
+        check(g.prepare({"app.py": HOOKS}).outcome == OK)
+        check(g.freeze().outcome == OK)
+        g.send(8, restored(environment={"EXTRA": "2"}))
+        time.sleep(0.2)
+        r = g.invoke({})
+        check(r.logs[0] == b"a1 2\na2 2\na3 2\n" and len(r.json()) == 6, r)
+
+
+def test_hooks_own_library():
+    """A function that brings AWS's package: its hooks are its own."""
+    library = "b, a = [], []\ndef register_before_snapshot(f, *x, **k): b.append((f, x, k)); return f\ndef register_after_restore(f, *x, **k): a.append((f, x, k)); return f\ndef get_before_snapshot(): return b\ndef get_after_restore(): return a\n"
+    code = "import snapshot_restore_py as s\ns.register_before_snapshot(print, 'B')\ns.register_after_restore(print, 'A')\ndef handler(e, c): return 1"
+    with Guest() as g:
+        check(g.preload().outcome == OK)
+        check(g.prepare({"app.py": code, "snapshot_restore_py/__init__.py": library}).outcome == OK)
+        check(g.freeze().logs[0] == b"B\n")
+        check(g.restore_and_invoke({}, {}).logs[0] == b"A\n")
+
+
+def test_hooks_raise():
+    code = "import mayfly\ndef bad(): raise ValueError('no')\nmayfly.register_%s(bad)\ndef handler(e, c): return 1\n"
+    with Guest() as g:
+        check(g.prepare({"app.py": code % "before_snapshot"}).outcome == OK)
+        r = g.freeze()
+        check(r.outcome == FUNCTION_ERROR and r.error["errorType"] == "Runtime.BeforeSnapshotError" and r.error["errorMessage"] == "ValueError: no", r)
+        check(r.error["stackTrace"] == ['  File "/var/task/app.py", line 2, in bad\n    def bad(): raise ValueError(\'no\')\n'] and b"[ERROR]" in r.logs[0], r)
+        check(g.invoke({}).outcome == EXITED)
+        r = g.freeze()
+        check(r.outcome == EXITED, r)
+    with Guest() as g:
+        check(g.prepare({"app.py": code % "after_restore"}).outcome == OK)
+        check(g.freeze().outcome == OK)
+        r = g.restore_and_invoke({"big": "x" * 200000}, {})
+        check(r.outcome == FUNCTION_ERROR and r.json()["errorType"] == "Runtime.AfterRestoreError" and r.json()["errorMessage"] == "ValueError: no", r)
+        check(g.invoke({}).outcome == EXITED)
+    with Guest() as g:
+        check(g.prepare({"app.py": code % "after_restore"}).outcome == OK)
+        check(g.freeze().outcome == OK)
+        r = g.restore()
+        check(r.outcome == FUNCTION_ERROR and r.error["errorType"] == "Runtime.AfterRestoreError", r)
+        check(g.invoke({}).outcome == EXITED)
+
+
+def test_hooks_hang_or_exit():
+    code = "import mayfly, os, time\nmayfly.register_%s(%s)\ndef handler(e, c): return 1\n"
+    for call, outcome in (("time.sleep, 60", TIMEOUT), ("os._exit, 3", EXITED)):
+        with Guest() as g:
+            check(g.prepare({"app.py": code % ("before_snapshot", call)}).outcome == OK)
+            check(g.freeze(timeout_ms=300).outcome == outcome)
+        with Guest() as g:
+            check(g.prepare({"app.py": code % ("after_restore", call)}).outcome == OK)
+            check(g.freeze().outcome == OK)
+            check(g.restore(timeout_ms=300).outcome == outcome)
+        with Guest() as g:
+            check(g.prepare({"app.py": code % ("after_restore", call)}).outcome == OK)
+            check(g.freeze().outcome == OK)
+            check(g.restore_and_invoke({}, {}, timeout_ms=300).outcome == outcome)
+
+
+def test_restore_levels():
+    """Freeze and Restored before there is a function, and before there is a runtime."""
+    with Guest() as g:
+        check(g.freeze().outcome == OK)
+        g.send(8, restored())
+        check(g.preload().outcome == OK)
+        check(g.freeze().outcome == OK)
+        r = g.restore(hostname="runtime-level")
+        check(r.kind == RESTORE_RESULT and r.outcome == OK, r)
+        g.send(8, restored(hostname="again", environment={"EXTRA": "not kept"}))
+        check(g.prepare({"app.py": WHO}).outcome == OK)
+        v = g.invoke({}).json()
+        check(v["host"] == "again" and "EXTRA" not in v["env"] and v["stream"] == "2024/01/01/[$LATEST]1", v)
+        for n in range(3):  # a clone can be frozen again
+            check(g.freeze().outcome == OK)
+            v = g.restore_and_invoke({}, {"hostname": f"h{n}", "log_stream": ""}).json()
+            check(v["host"] == f"h{n}" and v["stream"] == "2024/01/01/[$LATEST]1", v)
+
+
+def test_restore_errors():
+    for what in ({"hostname": "h" * 65}, {"boot_id": b"short"}, {"entropy": b"e" * 1000}, {"environment": {"A=B": "1"}}, {"environment": {"A": "x" * 70000}}):
+        with Guest() as g:
+            check(g.prepare({"app.py": WHO}).outcome == OK)
+            check(g.freeze().outcome == OK)
+            r = g.restore_and_invoke({}, what)
+            check(r.outcome == AGENT_ERROR and r.payload == b"" and r.message, r)
+            check(g.invoke({}).outcome == AGENT_ERROR)
+        with Guest() as g:
+            check(g.prepare({"app.py": WHO}).outcome == OK)
+            r = g.restore(**what)
+            check(r.outcome == AGENT_ERROR and r.message, r)
+
+
+def test_restore_large():
+    """A restoration and an event that are not read at once."""
+    code = "import os\ndef handler(e, c): return [len(e), len(os.environ['EXTRA'])]"
+    with Guest() as g:
+        check(g.prepare({"app.py": code}).outcome == OK)
+        for size, extra in ((0, 60000), (5, 8000), (65000, 1000), (70000, 30000), ((6 << 20) - 2, 60000)):
+            check(g.freeze().outcome == OK)
+            r = g.restore_and_invoke("e" * size, {"environment": {"EXTRA": "x" * extra}}, timeout_ms=20000)
+            check(r.json() == [size, extra], size, r)
+
+
+def test_freeze_order():
+    """Hosts that do not wait."""
+    code = "import mayfly, time\nmayfly.register_before_snapshot(time.sleep, 0.5)\ndef handler(e, c): time.sleep(0.5)"
+    for message in (frame(7, b""), frame(4, invocation({})), frame(8, restored())):
+        with Guest() as g:
+            check(g.prepare({"app.py": code}).outcome == OK)
+            g.stream.sendall(frame(7, b"") + message)
+            check(g.process.wait(5) is not None)
+    with Guest() as g:
+        check(g.prepare({"app.py": code}).outcome == OK)
+        g.stream.sendall(frame(4, invocation({})) + frame(7, b""))
+        check(g.process.wait(5) is not None)
+    with Guest() as g:  # half of a message behind it
+        check(g.prepare({"app.py": code.replace("0.5", "0")}).outcome == OK)
+        g.stream.sendall(frame(7, b"") + frame(4, invocation({}))[:9])
+        r = g.receive_answer()
+        check(r.outcome == AGENT_ERROR and "after Freeze" in r.message, r)
+
+
+def test_restore_provided():
+    """A custom runtime without and with an interest in snapshots."""
+    answer = {"do": 'call("POST", f"invocation/{rid}/response", json.dumps(os.environ["AWS_LAMBDA_INITIALIZATION_TYPE"]))'}
+    with Guest() as g:
+        check(g.prepare(provided(), runtime="provided").outcome == OK)
+        check(g.freeze().outcome == OK)
+        check(g.restore_and_invoke(answer, {}).payload == b'"on-demand"')
+        check(g.freeze().outcome == OK)
+        check(g.restore().outcome == OK)
+        check(g.invoke(answer).outcome == OK)
+    setup = 'print("woken", call("GET", "restore/next")[0], flush=True)\n'
+    with Guest() as g:
+        check(g.prepare(provided(setup), runtime="provided", initialization_type="snap-start").outcome == OK)
+        check(g.freeze().outcome == OK)
+        r = g.restore_and_invoke(answer, {})
+        check(r.payload == b'"snap-start"' and b"woken 200\n" in r.logs[0], r)
+        r = g.invoke({"do": 'print(call("GET", "restore/next")[0], call("POST", "restore/error", "{}")[0], flush=True)\n' + answer["do"]})
+        check(b"403 403" in r.logs[0], r)
+    with Guest() as g:
+        check(g.prepare(provided(setup), runtime="provided").outcome == OK)
+        check(g.freeze().outcome == OK)
+        r = g.restore()
+        check(r.outcome == OK and b"woken 200\n" in r.logs[0], r)
+        check(g.invoke(answer).outcome == OK)
+    with Guest() as g:  # never frozen: the event wakes it
+        check(g.prepare(provided(setup), runtime="provided").outcome == OK)
+        check(b"woken 200\n" in g.invoke(answer).logs[0])
+    failing = setup + "call('POST', 'restore/error', '{\"errorMessage\":\"m\",\"errorType\":\"T\"}')\n"
+    for alone in (False, True):
+        with Guest() as g:
+            check(g.prepare(provided(failing), runtime="provided").outcome == OK)
+            check(g.freeze().outcome == OK)
+            r = g.restore() if alone else g.restore_and_invoke(answer, {})
+            check(r.outcome == FUNCTION_ERROR and (r.error if alone else r.json())["errorType"] == "T", r)
+
+
+def traced(act, options=()):
+    """What @act makes agent and runtime call: a list of (process, name, line)."""
+    Guest.strace = os.path.join(tempfile.gettempdir(), f"mayfly-strace-{os.getpid()}")
+    Guest.strace_options = list(options)
+    try:
+        with Guest() as g:
+            check(g.preload().outcome == OK)
+            check(g.prepare({"app.py": WHO + "def small(e, c): return e\n"}, "app.small").outcome == OK)
+            check(g.freeze().outcome == OK)
+            time.sleep(0.3)
+            before = len(open(Guest.strace).read().splitlines())
+            act(g)
+            time.sleep(0.3)
+            lines = open(Guest.strace).read().splitlines()[before:]
+    finally:
+        os.remove(Guest.strace)
+        Guest.strace, Guest.strace_options = None, []
+    calls = []
+    for line in lines:
+        pid, rest = line.split(None, 1)
+        name = rest.split("(")[0]
+        if rest.startswith("<..."):  # begun before the freeze, or seen begin
+            name = rest.split()[1]
+            if any(p == pid and n == name for p, n, _ in calls[-3:]):
+                continue
+        calls.append((pid, name, rest))
+    return calls
+
+
+def test_restored_system_calls():
+    """The whole of a clone's first invocation, in the order in which it must happen."""
+    if not shutil.which("strace"):
+        return "no strace here"
+
+    def act(g):
+        r = g.restore_and_invoke({"n": 1}, {"wall_clock_ns": 1700000000123456789})
+        check(r.payload == b'{"n": 1}', r)
+
+    calls = traced(act, ["-e", "inject=clock_settime:retval=0"])
+    agent = calls[0][0]
+    names = [name for pid, name, _ in calls if pid == agent]
+    runtime = [name for pid, name, _ in calls if pid != agent]
+    renew = ["ioctl", "ioctl", "clock_settime", "sethostname", "pwrite64"]
+    # It wakes up in the epoll_wait of its old life.
+    check(names[:8] == ["read"] + renew + ["writev", "epoll_wait"], names)
+    check("RNDADDENTROPY" in calls[1][2] and "RNDRESEEDCRNG" in calls[2][2], calls[1:3])
+    check("{tv_sec=1700000000, tv_nsec=123456789}" in calls[3][2] and "CLOCK_REALTIME" in calls[3][2], calls[3])
+    check(names[8:] in (["read", "writev", "epoll_wait"], ["read", "pread64", "writev", "epoll_wait"]), names)
+    check(runtime in (["readv", "writev", "readv"], ["writev", "readv"]), runtime)  # the first readv is of the old life
+    print(f"     {len(calls)} system calls: agent {' '.join(names)}; runtime {' '.join(runtime)}")
 
 
 # ---- what an invocation costs ----

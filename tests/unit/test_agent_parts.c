@@ -73,6 +73,44 @@ static void environment_rules(void **state)
     assert_int_equal(fill(&environment, "A=B", "x", true), -EINVAL);
 }
 
+/* What Restored changes: its own fields first, then the host's map, as one block of bytes. */
+static void environment_changes(void **state)
+{
+    static struct environment changes;
+    static char big[ENVIRONMENT_MAX_BYTES + 1];
+    static const char expected[] = "AWS_LAMBDA_LOG_STREAM_NAME=s\0MAYFLY_INSTANCE_ID=i\0EXTRA=x=y";
+    char stream[] = "s", instance[] = "i", name[] = "EXTRA", value[] = "x=y", bad[] = "A=B";
+    char own[] = "MAYFLY_INSTANCE_ID";
+    Mayfly__Agent__Restored__EnvironmentEntry entries[2];
+    Mayfly__Agent__Restored__EnvironmentEntry *list[] = {&entries[0], &entries[1]};
+    Mayfly__Agent__Restored restored;
+    struct failure failure;
+
+    (void)state;
+    mayfly__agent__restored__init(&restored);
+    assert_int_equal(environment_fill_changes(&changes, &restored, &failure), 0);
+    assert_int_equal(changes.used_bytes, 0);
+    for (int i = 0; i < 2; i++)
+        mayfly__agent__restored__environment_entry__init(&entries[i]);
+    restored.log_stream = stream;
+    restored.instance_id = instance;
+    restored.environment = list;
+    restored.n_environment = 2;
+    entries[0].key = own;
+    entries[0].value = value;
+    entries[1].key = name;
+    entries[1].value = value;
+    assert_int_equal(environment_fill_changes(&changes, &restored, &failure), 0);
+    assert_int_equal(changes.used_bytes, sizeof(expected));
+    assert_memory_equal(changes.bytes, expected, sizeof(expected));
+    entries[1].key = bad;
+    assert_int_equal(environment_fill_changes(&changes, &restored, &failure), -EINVAL);
+    entries[1].key = name;
+    memset(big, 'v', sizeof(big) - 1);
+    entries[1].value = big;
+    assert_int_equal(environment_fill_changes(&changes, &restored, &failure), -E2BIG);
+}
+
 static void environment_is_bounded(void **state)
 {
     static struct environment environment;
@@ -220,9 +258,9 @@ static void log_budget(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(environment_rules), cmocka_unit_test(environment_is_bounded),
-        cmocka_unit_test(memory_share),      cmocka_unit_test(large_results_are_whole),
-        cmocka_unit_test(log_budget),
+        cmocka_unit_test(environment_rules),       cmocka_unit_test(environment_changes),
+        cmocka_unit_test(environment_is_bounded),  cmocka_unit_test(memory_share),
+        cmocka_unit_test(large_results_are_whole), cmocka_unit_test(log_budget),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

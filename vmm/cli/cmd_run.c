@@ -31,6 +31,7 @@ struct run {
     struct instance *instance;
     size_t event_bytes;
     char run_directory[PATH_MAX];
+    char created[SNAPSHOT_ID_HEX + 1]; /* by `mayfly snapshot create`; "" otherwise */
     int interrupt_fd;
     const volatile sig_atomic_t *interrupted;
     uint64_t started_ns;
@@ -80,7 +81,7 @@ static int take_input(struct run *run)
 
     if (r == 0)
         r = read_event(run, err);
-    if (r == 0)
+    if (r == 0 && run->options.package)
         r = package_open(run->options.package, &run->package, err);
     if (r == 0)
         return -1;
@@ -249,16 +250,34 @@ static int restore(struct run *run, const struct function_snapshot_config *confi
     return r;
 }
 
+/* What --snapshot names; its function's own configuration is in it. */
+static int start_named(struct run *run, struct error *err)
+{
+    struct function_snapshot_config config = {.instance = instance_config_of(run),
+                                              .snapshots = run->snapshots};
+    struct snapshot_manifest manifest;
+    int r = function_snapshot_named(&config, run->options.snapshot, &manifest, err);
+
+    if (r == 0)
+        r = function_snapshot_restore(&config, &manifest, &run->instance, err);
+    if (r < 0)
+        return error_wrap(err, "snapshot '%s'", run->options.snapshot);
+    run->report.start = "restored";
+    run->report.memory_mib = manifest.memory_mib;
+    return 0;
+}
+
 /* The short way: restore the function's snapshot, or make it and go on with what it was made of. */
 static int start_by_snapshot(struct run *run, struct error *err)
 {
     struct instance_function function = function_of(run);
     struct function_snapshot_config config = {.instance = instance_config_of(run),
-                                              .snapshots = run->snapshots};
+                                              .snapshots = run->snapshots,
+                                              .name = run->options.output};
     struct snapshot_manifest manifest;
     struct agent_result result;
     bool booted;
-    int r = restore(run, &config, &function, err);
+    int r = run->options.output ? -ENOENT : restore(run, &config, &function, err);
 
     if (r != -ENOENT)
         return r;
@@ -267,6 +286,8 @@ static int start_by_snapshot(struct run *run, struct error *err)
     if (r < 0)
         return r;
     run->report.start = booted ? "boot" : "restored";
+    if (run->instance)
+        memcpy(run->created, manifest.id, sizeof(run->created));
     run->report.limit_ms = result.duration_us / 1000;
     return take_result(run, &result, err);
 }
@@ -297,9 +318,12 @@ static int serve(struct run *run, struct error *err)
 
     if (r == 0 && cli_interrupted())
         r = interrupted_error(err);
-    if (r == 0)
+    if (r == 0 && run->options.snapshot)
+        r = start_named(run, err);
+    else if (r == 0)
         r = run->options.boot ? start_by_boot(run, err) : start_by_snapshot(run, err);
-    if (r == 0 && (!run->report.has_result || run->report.result.outcome == OUTCOME_OK))
+    if (r == 0 && !run->options.output &&
+        (!run->report.has_result || run->report.result.outcome == OUTCOME_OK))
         r = invoke(run, err);
     /* Whatever a cut-short step complains of, Ctrl-C is the reason. */
     return r < 0 && cli_interrupted() ? interrupted_error(err) : r;
@@ -316,6 +340,18 @@ static void end(struct run *run)
     run->instance = NULL;
     stage_ticker_free(run->ticker);
     run->ticker = NULL;
+}
+
+/* What `mayfly snapshot create` has to say; a failure is reported as run's. */
+static int say_created(const struct run *run)
+{
+    if (run->options.json)
+        printf("{\"name\":\"%s\",\"id\":\"%s\",\"created_us\":%llu}\n", run->options.output,
+               run->created, (unsigned long long)run->report.total_us);
+    else
+        printf("%s  %.12s  made in %.1f s\n", run->options.output, run->created,
+               (double)run->report.total_us / 1e6);
+    return fflush(stdout) == 0 ? CLI_OK : CLI_HOST_ERROR;
 }
 
 static int run_function(struct run *run)
@@ -339,6 +375,8 @@ static int run_function(struct run *run)
     if (serve(run, err) == 0)
         err->code = 0;
     end(run);
+    if (run->options.output && run->created[0] && err->code == 0)
+        return say_created(run);
     return run_report_print(&run->report);
 }
 

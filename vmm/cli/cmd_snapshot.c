@@ -26,6 +26,7 @@ static const char help[] =
     "(kernel and agent are up), below it a runtime (the interpreter is loaded), below that the\n"
     "functions (their init phase is done). Each keeps only what differs from its parent.\n"
     "\n"
+    "  mayfly snapshot create DIR|ZIP … -o NAME   make one; options as of 'mayfly run'\n"
     "  mayfly snapshot ls                   what there is, children below their parents\n"
     "  mayfly snapshot inspect NAME         all that is known of one\n"
     "  mayfly snapshot verify [NAME]        read and check every byte of one, or of all\n"
@@ -314,8 +315,11 @@ static int run_subcommand(const struct subcommand *subcommand, struct context *c
 int cmd_snapshot(int argc, char **argv)
 {
     struct context context = {0};
-    int status = parse_options(argc, argv, &context.options);
 
+    /* Making one is running a function up to its first event: the same options, the same file. */
+    if (argc > 1 && strcmp(argv[1], "create") == 0)
+        return cmd_run(argc - 1, argv + 1);
+    int status = parse_options(argc, argv, &context.options);
     if (status != CLI_OK)
         return status;
     if (context.options.help) {
@@ -324,7 +328,8 @@ int cmd_snapshot(int argc, char **argv)
     }
     int n = argc - optind - 1;
     if (n < 0)
-        return cli_usage(COMMAND, "say what to do: ls, inspect, verify, rm, gc, export or import");
+        return cli_usage(COMMAND,
+                         "say what to do: create, ls, inspect, verify, rm, gc, export or import");
     const char *name = argv[optind];
     for (size_t i = 0; i < ARRAY_LEN(subcommands); i++) {
         if (strcmp(subcommands[i].name, name) != 0)

@@ -26,7 +26,9 @@ static const char help[] =
     "  --timeout SECONDS  of one invocation: 3 (default) to 900\n"
     "  --env NAME=VALUE   an environment variable; may be repeated\n"
     "  --json             one JSON object on stdout: status, result, error, times, memory\n"
-    "  --boot             boot the guest, even where a snapshot could be restored\n"
+    "  --boot             boot the guest; without it, the function's snapshot is restored, or\n"
+    "                     made the first time\n"
+    "  --snapshot NAME    restore this one (mayfly snapshot ls), in place of DIR|ZIP\n"
     "  --console FILE     keep what the guest kernel prints\n"
     "  --image NAME       another root image than the runtime's own (mayfly image ls)\n"
     "  --kernel NAME      another guest kernel than linux-6.12\n"
@@ -53,7 +55,9 @@ enum option_code {
     OPTION_KERNEL,
     OPTION_STATE,
     OPTION_BOOT,
-    OPTION_HELP,
+    OPTION_SNAPSHOT,
+    OPTION_OUTPUT = 'o',
+    OPTION_HELP = 'h',
 };
 
 static const struct option known[] = {{"runtime", required_argument, NULL, OPTION_RUNTIME},
@@ -69,6 +73,8 @@ static const struct option known[] = {{"runtime", required_argument, NULL, OPTIO
                                       {"kernel", required_argument, NULL, OPTION_KERNEL},
                                       {"state", required_argument, NULL, OPTION_STATE},
                                       {"boot", no_argument, NULL, OPTION_BOOT},
+                                      {"snapshot", required_argument, NULL, OPTION_SNAPSHOT},
+                                      {"output", required_argument, NULL, OPTION_OUTPUT},
                                       {"help", no_argument, NULL, OPTION_HELP},
                                       {NULL, 0, NULL, 0}};
 
@@ -141,6 +147,12 @@ static int take_option(struct run_options *options, int code, const char *value)
         return -1;
     case OPTION_ENV:
         return add_variable(options, value);
+    case OPTION_SNAPSHOT:
+        options->snapshot = value;
+        return -1;
+    case OPTION_OUTPUT:
+        options->output = value;
+        return -1;
     case OPTION_BOOT:
         options->boot = true;
         return -1;
@@ -223,18 +235,29 @@ int run_options_parse(int argc, char **argv, struct run_options *options)
                                     .memory_mib = 128,
                                     .vcpus = 1,
                                     .timeout_ms = 3000};
+    bool is_create = strcmp(argv[0], "create") == 0;
     argv[0] = shown_name;
     optind = 0;
-    while (r < 0 && (code = getopt_long(argc, argv, "h", known, NULL)) != -1)
-        r = take_option(options, code == 'h' ? OPTION_HELP : code, optarg);
+    while (r < 0 && (code = getopt_long(argc, argv, "ho:", known, NULL)) != -1)
+        r = take_option(options, code, optarg);
     if (r >= 0)
         return r;
+    options->state = cli_state_directory(options->state);
+    if (is_create && !options->output)
+        return cli_usage("snapshot", "create: -o NAME is missing");
+    if (!is_create && options->output)
+        return cli_usage("run", "-o belongs to 'mayfly snapshot create'");
+    if (options->snapshot && optind < argc)
+        return cli_usage("run", "--snapshot has its function already: what is '%s'?", argv[optind]);
+    if (options->snapshot && (options->boot || is_create))
+        return cli_usage("run", "--snapshot restores: it goes with neither --boot nor create");
+    if (options->snapshot)
+        return -1;
     if (optind >= argc)
         return cli_usage("run", "which function? a directory or a ZIP is missing");
     if (optind + 1 < argc)
         return cli_usage("run", "one function at a time: what is '%s'?", argv[optind + 1]);
     options->package = argv[optind];
-    options->state = cli_state_directory(options->state);
     name_function(options);
     return choose_runtime(options);
 }

@@ -17,7 +17,9 @@ struct run_options {
     const char *event; /* as given: JSON, @file or - */
     const char *image;
     const char *kernel;
-    const char *console; /* NULL: none kept */
+    const char *console;  /* NULL: none kept */
+    const char *snapshot; /* --snapshot: restore this one; then there is no package. Or NULL */
+    const char *output;   /* of `mayfly snapshot create`: the snapshot's name. Or NULL */
     const char *state;
     uint64_t memory_mib, vcpus, timeout_ms;
     bool json, image_given, boot;
@@ -28,7 +30,8 @@ struct run_options {
 };
 
 /*
- * run_options_parse - fills *options. Returns -1 to go on, else the exit status: CLI_OK after
+ * run_options_parse - fills *options. argv[0] is "run", or "create" for `mayfly snapshot create`,
+ * which takes the same options. Returns -1 to go on, else the exit status: CLI_OK after
  * --help, CLI_USAGE after a line on stderr. In each case run_options_done() it.
  */
 int run_options_parse(int argc, char **argv, struct run_options *options);

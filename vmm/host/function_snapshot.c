@@ -127,6 +127,17 @@ int function_snapshot_find(const struct function_snapshot_config *config,
     return find_level(config, config->name ? config->name : name, ret_manifest, err);
 }
 
+int function_snapshot_named(const struct function_snapshot_config *config, const char *name,
+                            struct snapshot_manifest *ret_manifest, struct error *err)
+{
+    int r = find_level(config, name, ret_manifest, err);
+
+    if (r == 0 && ret_manifest->level != SNAPSHOT_FUNCTION)
+        return error_say(err, EINVAL, "snapshot '%s' is of a %s, not of a function", name,
+                         snapshot_level_name(ret_manifest->level));
+    return r;
+}
+
 /* --- writing ------------------------------------------------------------------------------- */
 
 static void describe_cpu(struct snapshot_cpu *to)

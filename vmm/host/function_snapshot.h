@@ -26,6 +26,11 @@ int function_snapshot_find(const struct function_snapshot_config *config,
                            const struct instance_function *function,
                            struct snapshot_manifest *ret_manifest, struct error *err);
 
+/* function_snapshot_named - by the name (or id prefix) that a user gave it. -ENOENT, -EINVAL for
+ * one that is not of a function. */
+int function_snapshot_named(const struct function_snapshot_config *config, const char *name,
+                            struct snapshot_manifest *ret_manifest, struct error *err);
+
 /*
  * function_snapshot_make - the levels that are missing, and the function's own.
  * *ret_instance (owned): the instance it was taken of, ready for events, if the function's init

@@ -1,8 +1,9 @@
 """The python3.11 runtime: loads the handler once, then serves events, one at a time.
 
-Started by mayfly-agent as `python3.11 -ISB bootstrap.py`, unprivileged, in /var/task, with events
-on fd 3 and answers on fd 4 (../README.md has the layout). What it imports at start is paid for by
-every function, a page fault for each 4 KiB, so that is: builtins, json and whatever the handler wants.
+Started by mayfly-agent as `python3.11 -ISB bootstrap.py [preload]`, unprivileged, in /var/task, with
+messages on fd 3 and answers on fd 4 (../README.md has the layout). What it imports at start is paid for
+by every function, a page fault for each 4 KiB, so that is: builtins, json and whatever the handler wants.
+With `preload` it imports much more, says so, and waits for a function (snapshot_hooks.py).
 
 Errors have the types and words that AWS Lambda's Python runtime gives them.
 """
@@ -16,8 +17,15 @@ from os import environ
 
 TASK_ROOT = "/var/task"
 EVENT_FD, ANSWER_FD = 3, 4
-EVENT_HEADER_BYTES = 32
-READY, INIT_ERROR, RESULT, ERROR, TOO_LARGE = range(5)
+HEADER_BYTES = 40
+BUFFER_BYTES = 64 << 10
+EVENT, LOAD, FREEZE, RESTORE = range(4)
+READY, INIT_ERROR, RESULT, ERROR, TOO_LARGE, PRELOADED, AT_REST, FREEZE_ERROR, AWAKE, RESTORE_ERROR = range(10)
+FLAG_ANSWER = 1
+SMALL_BYTES = 64 << 10
+# Not __file__: that may be the compiled one.
+OWN_FILE = (lambda: None).__code__.co_filename
+HOOKS_FILE = OWN_FILE.rpartition("/")[0] + "/snapshot_hooks.py"
 RESPONSE_MAX = 6 << 20
 ERROR_MAX = 256 << 10
 FRAMES_MAX = 200
@@ -25,7 +33,7 @@ LIBRARY_PATH = (
     "/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib"
 )
 
-json = None  # imported in main(), once sys.path is what the handler shall see
+json = None  # imported by prepare_json(), once sys.path is what the handler shall see
 to_json = None  # of what a handler returns
 current_request_id = ""
 
@@ -41,6 +49,16 @@ class Fault(Exception):
 
 
 # ---- the environment that the function sees ----
+
+
+def set_environment(block):
+    """@block: NAME=VALUE, each with a 0 after it, as the agent got them from the host."""
+    had_zone = environ.get("TZ")
+    for entry in block.split("\0")[:-1]:
+        name, _, value = entry.partition("=")
+        environ[name] = value
+    if environ.get("TZ") != had_zone:
+        time.tzset()
 
 
 def prepare_environment():
@@ -69,6 +87,7 @@ def prepare_path():
     standard = [p for p in sys.path if not p.endswith(".zip")]
     last = [p for p in (runtime_dir, "/usr/lib/python3/dist-packages") if p]
     sys.path[:] = first + standard + last
+    return first
 
 
 def prepare_builtins():
@@ -272,8 +291,8 @@ def stack_trace(tb):
     frames = []
     while tb is not None:
         code = tb.tb_frame.f_code
-        ours = code.co_filename == __file__ or code.co_filename.startswith("<frozen importlib")
-        if not ours or (frames and code.co_filename != __file__):
+        ours = code.co_filename in (OWN_FILE, HOOKS_FILE)
+        if not ours and (frames or not code.co_filename.startswith("<frozen importlib")):
             frames.append((code.co_filename, tb.tb_lineno, code.co_name))
         tb = tb.tb_next
     if len(frames) > FRAMES_MAX:
@@ -325,8 +344,9 @@ def log_error(error):
 
 
 def answer(kind, body=b""):
-    parts = [bytes((kind, 0, 0, 0)) + len(body).to_bytes(4, "little"), body]
+    head = bytes((kind, 0, 0, 0)) + len(body).to_bytes(4, "little")
     total = 8 + len(body)
+    parts = [head + body] if total <= SMALL_BYTES else [head, body]
     sent = posix.writev(ANSWER_FD, parts)
     if sent < total:  # interrupted by a signal of the function's own
         left = memoryview(b"".join(parts))
@@ -352,36 +372,57 @@ def encode_response(value):
         raise Fault("Runtime.MarshalError", f"Unable to marshal response: {e}") from None
 
 
-class EventReader:
-    """Reads events into one buffer: a small one costs one read(2) and touches no new memory."""
+class Reader:
+    """Reads messages into one buffer: small ones cost one read(2), also for two of them, and touch no
+    new memory."""
 
     def __init__(self):
-        self.buffer = bytearray(64 << 10)
+        self.buffer = memoryview(bytearray(b"\0" * BUFFER_BYTES))
+        self.start = self.end = 0  # of what has been read and not been taken yet
 
     def read(self):
-        """Returns (deadline_ms, [request id, ARN, trace id, client context, identity, event]), or
-        None once the agent has gone."""
-        view = memoryview(self.buffer)
-        have = posix.readv(EVENT_FD, [view])
-        if have == 0:
-            return None
-        while have < EVENT_HEADER_BYTES:
-            have += self.more(view[have:])
-        deadline_ms = int.from_bytes(view[0:8], "little")
-        lengths = [int.from_bytes(view[i : i + 4], "little") for i in range(8, 32, 4)]
-        total = EVENT_HEADER_BYTES + sum(lengths)
-        if total > len(view):
-            large = memoryview(bytearray(total))
-            large[:have] = view[:have]
-            view = large
-        while have < total:
-            have += self.more(view[have:total])
+        """Returns (kind, flags, deadline_ms, six parts as views), or None once the agent has gone. The
+        views are valid until the next call."""
+        if self.start == self.end:
+            self.start = self.end = 0
+            self.end = posix.readv(EVENT_FD, [self.buffer])
+            if self.end == 0:
+                return None
+        self.fill(HEADER_BYTES)
+        at = self.start
+        header = self.buffer[at : at + HEADER_BYTES]
+        lengths = [int.from_bytes(header[i : i + 4], "little") for i in range(16, 40, 4)]
+        total = HEADER_BYTES + sum(lengths)
+        if total <= BUFFER_BYTES:
+            self.fill(total)
+            view = self.buffer[self.start : self.start + total]
+            self.start += total
+        else:
+            view = self.read_large(total)
         parts = []
-        at = EVENT_HEADER_BYTES
+        at = HEADER_BYTES
         for length in lengths:
-            parts.append(str(view[at : at + length], "utf-8", "surrogateescape"))
+            parts.append(view[at : at + length])
             at += length
-        return deadline_ms, parts
+        return view[0], view[1], int.from_bytes(view[8:16], "little"), parts
+
+    def fill(self, count):
+        """Have at least @count bytes at start."""
+        if self.start + count > BUFFER_BYTES:
+            left = bytes(self.buffer[self.start : self.end])
+            self.buffer[: len(left)] = left
+            self.start, self.end = 0, len(left)
+        while self.end - self.start < count:
+            self.end += self.more(self.buffer[self.end :])
+
+    def read_large(self, total):
+        large = memoryview(bytearray(total))
+        have = self.end - self.start
+        large[:have] = self.buffer[self.start : self.end]
+        self.start = self.end = 0
+        while have < total:
+            have += self.more(large[have:])
+        return large
 
     @staticmethod
     def more(view):
@@ -389,6 +430,10 @@ class EventReader:
         if count == 0:
             raise EOFError("the agent closed the pipe")
         return count
+
+
+def text(view):
+    return str(view, "utf-8", "surrogateescape")
 
 
 def decode_event(text):
@@ -401,7 +446,7 @@ def decode_event(text):
 def serve(handler, deadline_ms, parts):
     """One invocation: returns the kind and the body of the answer."""
     global current_request_id
-    request_id, arn, trace_id, client_context, identity, event = parts
+    request_id, arn, trace_id, client_context, identity, event = map(text, parts)
     current_request_id = request_id
     if trace_id:
         environ["_X_AMZN_TRACE_ID"] = trace_id
@@ -425,40 +470,143 @@ def flush():
             pass  # the function closed or replaced it
 
 
-def main():
-    global json, to_json
+def fail(kind, e, name=None):
+    """The end of this process: tell why. @name: what Lambda calls it, if it has a name for it."""
+    error = error_object(e, "")
+    if name:
+        error["errorMessage"] = f"{error['errorType']}: {error['errorMessage']}"
+        error["errorType"] = name
+    log_error(error)
+    flush()
+    answer(kind, encode_error(error))
+    sys.exit(1)
+
+
+# ---- snapshots; what they need more is in snapshot_hooks.py ----
+
+
+def load_snapshot_hooks():
+    """The runtime's own module, whatever the function has put into its path."""
+    module = sys.modules.get("mayfly_snapshot_hooks")
+    if module is None:
+        from _frozen_importlib_external import spec_from_file_location
+
+        spec = spec_from_file_location("mayfly_snapshot_hooks", HOOKS_FILE)
+        module = type(sys)(spec.name)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+    return module
+
+
+def rehearse():
+    """An invocation that leaves no trace."""
+    global current_request_id
+    event = b'{"text": "\\u00e9", "numbers": [1, -2.5, 1e3], "nothing": null, "yes": true, "deep": [[[[{}]]]]}'
+    texts = [b"8476a536-e9f4-11e8-9739-2dfe598c3fcd", b"arn", b"", b'{"custom":{}}', b'{"a":"b"}', event]
+    saved = environ.get("_X_AMZN_TRACE_ID")
+    serve(lambda event, context: {"e": event, "t": context.get_remaining_time_in_millis()}, 0, texts)
+    if saved is not None:
+        environ["_X_AMZN_TRACE_ID"] = saved
+    current_request_id = ""
+
+
+def wait_for_function(reader):
+    """Preload: returns once this is a certain function's process."""
+    snapshots = load_snapshot_hooks()
+    loaded = snapshots.import_modules()
+    snapshots.settle(rehearse)
+    flush()
+    answer(PRELOADED)
+    message = reader.read()
+    if message is None:
+        sys.exit(0)
+    environ.clear()
+    set_environment(text(message[3][0]))
     prepare_environment()
-    prepare_path()
+    snapshots.forget_shadowed(loaded, prepare_path())
+    snapshots.reseed(b"")
+    gc.unfreeze()  # what a function replaces can be collected again
+
+
+def freeze():
+    snapshots = load_snapshot_hooks()
+    try:
+        snapshots.run_before_snapshot()
+    except Exception as e:
+        fail(FREEZE_ERROR, e, "Runtime.BeforeSnapshotError")
+    snapshots.settle(rehearse)
+    flush()
+    answer(AT_REST)
+
+
+def restore(flags, parts):
+    """The first thing that happens in a clone."""
+    snapshots = load_snapshot_hooks()
+    try:
+        set_environment(text(parts[0]))
+        snapshots.reseed(bytes(parts[1]))
+        snapshots.run_after_restore()
+    except Exception as e:
+        fail(RESTORE_ERROR, e, "Runtime.AfterRestoreError")
+    if flags & FLAG_ANSWER:
+        flush()
+        answer(AWAKE)
+
+
+# ---- the process ----
+
+
+def prepare_json():
+    global json, to_json
+    import json as json_module
+
+    json = json_module
+    to_json = json.JSONEncoder(default=encode_default).encode
+
+
+def prepare_process():
     prepare_builtins()
     sys.stdout.reconfigure(line_buffering=True)
     sys.meta_path.insert(0, LoggingHook())
     # The function and its children have no business with these.
     posix.set_inheritable(EVENT_FD, False)
     posix.set_inheritable(ANSWER_FD, False)
-    import json as json_module
 
-    json = json_module
-    to_json = json.JSONEncoder(default=encode_default).encode
+
+def main():
+    is_preload = sys.argv[1:] == ["preload"]
+    del sys.argv[1:]
+    reader = Reader()
+    if is_preload:
+        prepare_process()
+        prepare_json()
+        wait_for_function(reader)
+    else:
+        prepare_environment()
+        prepare_path()
+        prepare_process()
+        prepare_json()
     try:
         handler = load_handler(environ.get("_HANDLER", ""))
     except Exception as e:
-        error = error_object(e, "")
-        log_error(error)
-        flush()
-        answer(INIT_ERROR, encode_error(error))
-        sys.exit(1)
+        fail(INIT_ERROR, e)
     # What exists now is there to stay: collections need not touch it, page by page, ever again.
     gc.freeze()
     flush()
     answer(READY)
-    reader = EventReader()
     while True:
-        event = reader.read()
-        if event is None:
+        message = reader.read()
+        if message is None:
             return
-        kind, body = serve(handler, *event)
-        flush()
-        answer(kind, body)
+        kind, flags, deadline_ms, parts = message
+        if kind == FREEZE:
+            freeze()
+        elif kind == RESTORE:
+            restore(flags, parts)
+        else:
+            word, body = serve(handler, deadline_ms, parts)
+            flush()
+            answer(word, body)
 
 
 if __name__ == "__main__":  # not in the children of multiprocessing
