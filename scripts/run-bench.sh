@@ -14,3 +14,6 @@ digest=$("$build/bin/mayfly" image inspect python3.11 --json --store "$state/ima
 
 echo "== cold boot"
 python3 "$root/tests/bench/bench_boot.py" "$build" "$state" --json "$out/boot.json"
+
+echo "== snapshot store"
+"$build/bin/bench_snapshot_store" "$out" "$out/snapshot_store.json"

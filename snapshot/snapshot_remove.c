@@ -92,9 +92,9 @@ static int refuse(const struct forest *forest, const char *name, struct error *e
         n++;
     }
     return error_say(err, ENOTEMPTY,
-                     "snapshot '%.80s' is the parent of %u others: %s%s; remove them first, or all "
-                     "with --recursive",
-                     name, n, children, len >= sizeof(children) - 80 ? ", ..." : "");
+                     "snapshot '%.80s' has others below it: %s%s; remove them first, or all with "
+                     "--recursive",
+                     name, children, len >= sizeof(children) - 80 ? ", ..." : "");
 }
 
 /* Marks the children of @id, and theirs. Returns how many. */

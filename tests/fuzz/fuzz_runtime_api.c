@@ -26,6 +26,8 @@ static const struct invocation invocation = {.request_id = "id",
                                              .event = event,
                                              .event_bytes = sizeof(event) - 1};
 
+static struct restoration restoration;
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* The session's part: whatever the answer is, its body must be there to be read. */
@@ -37,8 +39,13 @@ static void take(struct runtime_answer answer)
     for (size_t i = 0; i < answer.body_bytes; i++)
         sum = (uint8_t)(sum + answer.body[i]);
     runtime_api.settle();
-    if (answer.word == RUNTIME_READY || answer.word == RUNTIME_RESULT ||
-        answer.word == RUNTIME_ERROR || answer.word == RUNTIME_TOO_LARGE)
+    /* Every guest is frozen and restored as soon as it is ready. */
+    if (answer.word == RUNTIME_READY &&
+        (runtime_api.freeze(&failure) == 0 || runtime_api.restore(&restoration, &failure) == 0))
+        return;
+    if (answer.word == RUNTIME_READY || answer.word == RUNTIME_AWAKE ||
+        answer.word == RUNTIME_RESULT || answer.word == RUNTIME_ERROR ||
+        answer.word == RUNTIME_TOO_LARGE)
         (void)runtime_api.invoke(&invocation, &failure);
 }
 
