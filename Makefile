@@ -46,6 +46,8 @@ UNIT_HELP  := $(filter-out $(wildcard tests/unit/test_*.c),$(wildcard tests/unit
 FUZZERS    := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 BENCHES    := $(patsubst tests/bench/%.c,%,$(wildcard tests/bench/bench_*.c))
 
+MAKEFLAGS += -j$(shell nproc)
+
 .PHONY: all help deps build assets run test test-unit test-integration bench fuzz format check-format \
 	clean distclean
 .DEFAULT_GOAL := all
@@ -141,7 +143,8 @@ run: deps ## run a real function in a microVM and show where the time went
 
 # --- tests --------------------------------------------------------------------------------------
 test: deps ## build and pass every test
-	@$(MAKE) --no-print-directory test-unit assets
+	@$(MAKE) --no-print-directory test-unit
+	@$(MAKE) --no-print-directory assets
 	@$(MAKE) --no-print-directory test-integration
 
 test-unit: $(UNIT_TESTS:%=$(BUILD)/asan/bin/%) $(BIN)/mayfly-agent

@@ -20,11 +20,13 @@ static const char common[] =
 /*
  * Where KVM emulates supervisor mode: no instructions that its emulator lacks (the assist has some
  * of them, each at the price of an exit), AVX-512 off because its state would be copied at every
- * switch, and no walk that write-protects kernel text.
+ * switch, and no walk that write-protects kernel text. Such a KVM also gives every guest the host's
+ * TSC, whatever MSR_IA32_TSC is set to: for a restored guest all the time since its snapshot passes
+ * at once, and RCU would print a page of stall warnings, at milliseconds a line.
  */
 static const char emulated[] =
     " clearcpuid=smap,xsavec,xsaves,xsaveopt,cx16,avx512f,erms nofsgsbase "
-    "rodata=off";
+    "rodata=off rcupdate.rcu_cpu_stall_suppress=1";
 
 static const char root[] = " root=/dev/pmem0 rootfstype=erofs rootflags=dax=always ro "
                            "init=/sbin/mayfly-agent";
