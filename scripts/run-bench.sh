@@ -17,3 +17,11 @@ python3 "$root/tests/bench/bench_boot.py" "$build" "$state" --json "$out/boot.js
 
 echo "== snapshot store"
 "$build/bin/bench_snapshot_store" "$out" "$out/snapshot_store.json"
+
+echo "== restore"
+# Any function's snapshot will do; this makes one where there is none.
+function=$(mktemp -d)
+trap 'rm -rf "$function"' EXIT
+printf 'def handler(event, context):\n    return event\n' >"$function/app.py"
+"$build/bin/mayfly" run "$function" --handler app.handler --state "$state" >/dev/null 2>&1
+"$build/bin/bench_restore" "$state" "$build/bin/mayfly-vmm" 50 "$out/restore.json"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs every tests/integration/test_*.py against the programs and images in place:
+# Runs the agent without a VM, then every tests/integration/test_*.py, against the programs and images in place:
 # scripts/run-integration-tests.sh BUILD STATE
 # Each prints its own closing line; this one adds them up.
 set -u
@@ -9,9 +9,9 @@ export MAYFLY_BUILD="$build" MAYFLY_STATE="$state"
 passed=0 failed=0 skipped=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-for suite in "$root"/tests/integration/test_*.py; do
+for suite in "$root"/tests/integration/agent_contained.py "$root"/tests/integration/test_*.py; do
     echo "== $(basename "$suite")"
-    python3 "$suite" 2>&1 | tee "$log"
+    python3 "$suite" "$build/bin/mayfly-agent" 2>&1 | tee "$log"
     line=$(grep -E '^([A-Za-z_.-]+: )?[0-9]+ passed, [0-9]+ failed' "$log" | tail -n 1)
     set -- $(echo "$line" | grep -oE '[0-9]+')
     # A suite that died without its closing line has failed.

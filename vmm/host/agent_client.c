@@ -458,7 +458,7 @@ int agent_client_preload(struct agent_client *client, const char *runtime, uint6
                          struct agent_result *ret_result, struct error *err)
 {
     Mayfly__Agent__HostMessage message = MAYFLY__AGENT__HOST_MESSAGE__INIT;
-    Mayfly__Agent__Preload preload = MAYFLY__AGENT__PRELOAD__INIT;
+    Mayfly__Agent__Preload preload;
     Mayfly__Agent__AgentMessage *answer;
     const ProtobufCBinaryData nothing = {0};
     uint8_t entropy[ENTROPY_BYTES];
@@ -466,6 +466,7 @@ int agent_client_preload(struct agent_client *client, const char *runtime, uint6
 
     if (r < 0)
         return r;
+    mayfly__agent__preload__init(&preload);
     preload.runtime = text(runtime);
     preload.tmp_bytes = tmp_bytes;
     preload.max_log_bytes = max_log_bytes;
