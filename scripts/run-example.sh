@@ -12,5 +12,14 @@ for copy in 1 2 3; do
     cat /usr/share/common-licenses/GPL-3
 done >"$example/text.txt"
 
-exec "$build/bin/mayfly" run "$example" --runtime python3.11 --handler app.handler \
-    --event '{"path": "text.txt"}' --timeout 30 --state "$state"
+run() {
+    "$build/bin/mayfly" run "$example" --runtime python3.11 --handler app.handler \
+        --event '{"path": "text.txt"}' --timeout 30 --state "$state" "$@"
+}
+
+echo "== from a cold boot" >&2
+run --boot
+# Made by the first run that asks for it: a boot, the interpreter, the function's init phase.
+echo "== from its snapshot (made now, if this is the first time)" >&2
+run --json >/dev/null
+run

@@ -171,6 +171,7 @@ int instance_learn_pace(struct instance *instance, struct error *err)
         return r;
     if (status.end != VM_ALIVE)
         return error_say(err, ECONNRESET, "%s", status.end_text);
+    instance->private_bytes = status.private_bytes;
     instance->patience = status.emulates_supervisor ? &emulated_patience : &hardware_patience;
     return 0;
 }
