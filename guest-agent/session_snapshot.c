@@ -218,9 +218,11 @@ static int renew_kernel(struct session *session, const Mayfly__Agent__Restored *
         kernels -= RUNTIME_SEED_BYTES;
         memcpy(restoration->seed, entropy->data + kernels, RUNTIME_SEED_BYTES);
     }
-    result = agent_add_entropy(entropy->data, kernels, failure);
+    /* The clock first: setting it feeds the random generator as well, which after its reseed would
+     * cost another round of the hash. */
+    result = agent_set_clock(message->wall_clock_ns, failure);
     if (result == 0)
-        result = agent_set_clock(message->wall_clock_ns, failure);
+        result = agent_add_entropy(entropy->data, kernels, failure);
     if (result == 0)
         result = identity_set_hostname(message->hostname, failure);
     if (result == 0 && message->boot_id.len > 0) {
