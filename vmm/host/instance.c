@@ -17,8 +17,8 @@
 #include "common/clock.h"
 #include "common/fd.h"
 
-static const struct patience hardware_patience = {30000, 10000, 10000, 100, 900};
-static const struct patience emulated_patience = {120000, 120000, 60000, 3000, 20000};
+static const struct patience hardware_patience = {30000, 10000, 10000, 100, 900, 5};
+static const struct patience emulated_patience = {120000, 120000, 60000, 3000, 20000, 300};
 
 static const enum state next_state[N_STATES][N_EVENTS] = {
     [STATE_NEW] = {[EVENT_STARTED] = STATE_RUNNING, [EVENT_BROKEN] = STATE_LOST},

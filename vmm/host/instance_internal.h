@@ -19,6 +19,7 @@ struct patience {
     uint64_t send_ms; /* for any message, plus… */
     uint64_t send_ms_per_mib;
     uint64_t grace_ms; /* beyond a limit that the guest keeps itself */
+    int settle_ms;     /* from the agent's word that it rests until its kernel does, too */
 };
 
 enum state {

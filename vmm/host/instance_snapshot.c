@@ -3,6 +3,7 @@
  * host's; trust as in instance.c.
  */
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 
 #include "common/clock.h"
@@ -45,6 +46,9 @@ int instance_freeze(struct instance *instance, int memory_fd, int state_fd,
         return instance_broken(instance, r, err);
     if (ret_result->outcome != OUTCOME_OK)
         return instance_step(instance, EVENT_BROKEN, err);
+    /* The guest's kernel still tidies up after that answer; frozen now, every clone would have to.
+     */
+    poll(NULL, 0, instance->patience->settle_ms);
     r = hypervisor->pause(instance->vm, err);
     if (r == 0)
         r = hypervisor->snapshot(instance->vm, memory_fd, state_fd, err);
