@@ -358,8 +358,8 @@ int monitor_client_open(const char *monitor_path, const char *name,
     return 0;
 }
 
-/* Asks a living monitor to end by itself: it then closes its files in order. */
-static void ask_to_stop(struct monitor_client *client)
+/* Asks a living monitor to end by itself: it then closes its files in order. Has it agreed? */
+static bool ask_to_stop(struct monitor_client *client)
 {
     Mayfly__Monitor__Stop stop = MAYFLY__MONITOR__STOP__INIT;
     Mayfly__Monitor__Request request = MAYFLY__MONITOR__REQUEST__INIT;
@@ -368,12 +368,14 @@ static void ask_to_stop(struct monitor_client *client)
     request.body_case = MAYFLY__MONITOR__REQUEST__BODY_STOP;
     request.stop = &stop;
     if (send_request(client, &request, NULL, 0) < 0)
-        return;
+        return false;
     uint64_t deadline_ns = clock_now_ns() + STOP_WAIT_MS * 1000000ull;
     while (!reply && !client->reaped && wait_readable(client, deadline_ns) == 0)
         receive(client, &reply);
-    if (reply)
-        mayfly__monitor__reply__free_unpacked(reply, NULL);
+    if (!reply)
+        return false;
+    mayfly__monitor__reply__free_unpacked(reply, NULL);
+    return true;
 }
 
 void monitor_client_close(struct monitor_client *client)
@@ -382,9 +384,9 @@ void monitor_client_close(struct monitor_client *client)
 
     if (!client)
         return;
-    if (!client->reaped)
-        ask_to_stop(client);
-    if (!client->reaped && monitor_reap(&client->process, EXIT_WAIT_MS, &status) < 0) {
+    bool willing = !client->reaped && ask_to_stop(client);
+    if (!client->reaped &&
+        monitor_reap(&client->process, willing ? EXIT_WAIT_MS : 0, &status) < 0) {
         pidfd_send_signal(client->process.pidfd, SIGKILL, NULL, 0);
         monitor_reap(&client->process, -1, &status);
     }
