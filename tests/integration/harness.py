@@ -22,7 +22,7 @@ def need_kvm():
         raise Skip("no usable /dev/kvm")
 
 
-def mayfly(*arguments, timeout=400, stdin=None, env=None, **options):
+def mayfly(*arguments, timeout=900, stdin=None, env=None, **options):
     """Runs the command; its exit status, stdout and stderr as text."""
     return subprocess.run([MAYFLY, *arguments], input=stdin, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, timeout=timeout, check=False, text=True,
