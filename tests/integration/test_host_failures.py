@@ -12,7 +12,7 @@ import time
 import harness
 from harness import MAYFLY, STATE, mayfly, need_kvm, write_function
 
-suite = harness.Suite("host failures")
+suite = harness.Suite("host-failures")
 work = tempfile.mkdtemp(prefix="mayfly-test-host-")
 
 SLEEPER = """
