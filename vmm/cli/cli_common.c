@@ -185,3 +185,13 @@ int cli_read_input(const char *path, size_t limit_bytes, int interrupt_fd, uint8
         return error_set(err, -r, "read %s", is_stdin ? "standard input" : path);
     return 0;
 }
+
+int cli_print_json(json_t *object, struct error *err)
+{
+    int r = json_dumpf(object, stdout, JSON_INDENT(2)) < 0 || putchar('\n') < 0 ? -EIO : 0;
+
+    json_decref(object);
+    if (fflush(stdout) != 0)
+        r = -errno;
+    return r < 0 ? error_set(err, -r, "write the result") : 0;
+}

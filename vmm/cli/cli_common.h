@@ -2,6 +2,7 @@
 #ifndef MAYFLY_CLI_CLI_COMMON_H
 #define MAYFLY_CLI_CLI_COMMON_H
 
+#include <jansson.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -53,5 +54,8 @@ bool cli_colour(FILE *stream);
  */
 int cli_read_input(const char *path, size_t limit_bytes, int interrupt_fd, uint8_t **ret_data,
                    size_t *ret_len_bytes, struct error *err);
+
+/* cli_print_json - @object (taken over) on stdout, for --json; -errno if stdout takes no more. */
+int cli_print_json(json_t *object, struct error *err);
 
 #endif

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "cli/cli_common.h"
 #include "cli/progress.h"
 #include "common/bytes.h"
 #include "common/fd.h"
@@ -223,16 +224,6 @@ static json_t *to_json(const struct image_info *info)
                      "made_of", info->made_of);
 }
 
-static int print_json(json_t *object, struct error *err)
-{
-    int r = json_dumpf(object, stdout, JSON_INDENT(2)) < 0 || putchar('\n') < 0 ? -EIO : 0;
-
-    json_decref(object);
-    if (fflush(stdout) != 0)
-        r = -errno;
-    return r < 0 ? error_set(err, -r, "write the result") : 0;
-}
-
 static void print_info(const struct image_info *info)
 {
     char made[32] = "";
@@ -259,7 +250,7 @@ static int print_made(const struct context *context, const struct image_info *in
         json_object_set_new(object, "built", json_boolean(built));
         json_object_set_new(object, "duration_ms",
                             json_integer((json_int_t)progress_elapsed_ms(&context->progress)));
-        return print_json(object, err);
+        return cli_print_json(object, err);
     }
     if (!built)
         printf("%s is up to date (%.*s)\n", info->name, DIGEST_SHOWN, info->digest);
@@ -367,7 +358,7 @@ static int do_ls(struct context *context, char **arguments, struct error *err)
 
         for (size_t i = 0; i < n; i++)
             json_array_append_new(images, to_json(&list[i]));
-        return print_json(json_pack("{s:o}", "images", images), err);
+        return cli_print_json(json_pack("{s:o}", "images", images), err);
     }
     if (n == 0) {
         printf("no images in '%s'; `mayfly image build base` makes one\n", context->options.store);
@@ -389,7 +380,7 @@ static int do_inspect(struct context *context, char **arguments, struct error *e
     if (r < 0)
         return r;
     if (context->options.json)
-        return print_json(to_json(&info), err);
+        return cli_print_json(to_json(&info), err);
     print_info(&info);
     return 0;
 }
@@ -405,7 +396,8 @@ static int verify_list(struct context *context, const struct image_info *list, s
     if (r < 0)
         return r;
     if (context->options.json)
-        return print_json(json_pack("{s:s, s:I}", "status", "ok", "images", (json_int_t)n), err);
+        return cli_print_json(json_pack("{s:s, s:I}", "status", "ok", "images", (json_int_t)n),
+                              err);
     for (size_t i = 0; i < n; i++)
         printf("%s: good (%.*s)\n", list[i].name[0] ? list[i].name : list[i].digest, DIGEST_SHOWN,
                list[i].digest);
@@ -434,7 +426,8 @@ static int do_rm(struct context *context, char **arguments, struct error *err)
             return r;
     }
     if (context->options.json)
-        return print_json(json_pack("{s:s, s:I}", "status", "ok", "removed", (json_int_t)n), err);
+        return cli_print_json(json_pack("{s:s, s:I}", "status", "ok", "removed", (json_int_t)n),
+                              err);
     return 0;
 }
 
@@ -466,8 +459,8 @@ static int run_command(const struct command *command, struct context *context, c
         return STATUS_OK;
     fprintf(stderr, "mayfly image %s: %s\n", command->name, err.text);
     if (context->options.json)
-        print_json(json_pack("{s:s, s:{s:s}}", "status", "error", "error", "message", err.text),
-                   &err);
+        cli_print_json(json_pack("{s:s, s:{s:s}}", "status", "error", "error", "message", err.text),
+                       &err);
     return STATUS_FAILED;
 }
 

@@ -67,16 +67,6 @@ struct context {
     struct progress progress;
 };
 
-static int print_json(json_t *object, struct error *err)
-{
-    int r = json_dumpf(object, stdout, JSON_INDENT(2)) < 0 || putchar('\n') < 0 ? -EIO : 0;
-
-    json_decref(object);
-    if (fflush(stdout) != 0)
-        r = -errno;
-    return r < 0 ? error_set(err, -r, "write the result") : 0;
-}
-
 /* --- the commands: arguments are what follows the options, their number has been checked ------ */
 
 static int inspect_named(struct context *context, const char *name, struct snapshot_info *info,
@@ -102,7 +92,7 @@ static int do_ls(struct context *context, char **arguments, struct error *err)
 
         for (size_t i = 0; i < n; i++)
             json_array_append_new(snapshots, snapshot_to_json(&list[i]));
-        return print_json(json_pack("{s:o}", "snapshots", snapshots), err);
+        return cli_print_json(json_pack("{s:o}", "snapshots", snapshots), err);
     }
     if (n == 0)
         printf("no snapshots in '%s'\n", cli_state_directory(context->options.state));
@@ -119,7 +109,7 @@ static int do_inspect(struct context *context, char **arguments, struct error *e
     if (r < 0)
         return r;
     if (context->options.json)
-        return print_json(snapshot_to_json(&info), err);
+        return cli_print_json(snapshot_to_json(&info), err);
     snapshot_print_info(&info);
     return 0;
 }
@@ -136,7 +126,8 @@ static int verify_list(struct context *context, const struct snapshot_info *list
     if (r < 0)
         return r;
     if (context->options.json)
-        return print_json(json_pack("{s:s, s:I}", "status", "ok", "snapshots", (json_int_t)n), err);
+        return cli_print_json(json_pack("{s:s, s:I}", "status", "ok", "snapshots", (json_int_t)n),
+                              err);
     for (size_t i = 0; i < n; i++)
         printf("%s: good (%.*s)\n", list[i].manifest.name, SNAPSHOT_ID_SHOWN, list[i].manifest.id);
     return 0;
@@ -165,7 +156,8 @@ static int do_rm(struct context *context, char **arguments, struct error *err)
             return r;
     }
     if (context->options.json)
-        return print_json(json_pack("{s:s, s:I}", "status", "ok", "removed", (json_int_t)n), err);
+        return cli_print_json(json_pack("{s:s, s:I}", "status", "ok", "removed", (json_int_t)n),
+                              err);
     return 0;
 }
 
@@ -180,11 +172,11 @@ static int do_gc(struct context *context, char **arguments, struct error *err)
     if (r < 0)
         return r;
     if (context->options.json)
-        return print_json(json_pack("{s:s, s:I, s:I, s:I, s:I}", "status", "ok", "snapshots",
-                                    (json_int_t)gc.snapshots, "cached", (json_int_t)gc.cached,
-                                    "names", (json_int_t)gc.names, "freed_bytes",
-                                    (json_int_t)gc.freed_bytes),
-                          err);
+        return cli_print_json(json_pack("{s:s, s:I, s:I, s:I, s:I}", "status", "ok", "snapshots",
+                                        (json_int_t)gc.snapshots, "cached", (json_int_t)gc.cached,
+                                        "names", (json_int_t)gc.names, "freed_bytes",
+                                        (json_int_t)gc.freed_bytes),
+                              err);
     printf("removed: %u snapshots, %u flattened memories, %u names; %.1f MiB freed\n", gc.snapshots,
            gc.cached, gc.names, (double)gc.freed_bytes / 1048576);
     return 0;
@@ -199,7 +191,7 @@ static int do_export(struct context *context, char **arguments, struct error *er
         r = snapshot_store_export(context->store, id, arguments[1], err);
     progress_done(&context->progress, r == 0);
     if (r == 0 && context->options.json)
-        return print_json(
+        return cli_print_json(
             json_pack("{s:s, s:s, s:s}", "status", "ok", "id", id, "file", arguments[1]), err);
     return r;
 }
@@ -216,7 +208,7 @@ static int do_import(struct context *context, char **arguments, struct error *er
     if (r < 0)
         return r;
     if (context->options.json)
-        return print_json(
+        return cli_print_json(
             json_pack("{s:s, s:s, s:s}", "status", "ok", "id", id, "name", info.manifest.name),
             err);
     printf("%s  %.*s\n", info.manifest.name, SNAPSHOT_ID_SHOWN, id);
@@ -307,8 +299,8 @@ static int run_subcommand(const struct subcommand *subcommand, struct context *c
         return CLI_OK;
     cli_complain(COMMAND, "%s: %s", subcommand->name, err.text);
     if (context->options.json)
-        print_json(json_pack("{s:s, s:{s:s}}", "status", "error", "error", "message", err.text),
-                   NULL);
+        cli_print_json(json_pack("{s:s, s:{s:s}}", "status", "error", "error", "message", err.text),
+                       NULL);
     return r == -EINTR ? CLI_INTERRUPTED : CLI_HOST_ERROR;
 }
 
