@@ -487,7 +487,7 @@ int agent_client_preload(struct agent_client *client, const char *runtime, uint6
     return r;
 }
 
-int agent_client_freeze(struct agent_client *client, uint64_t answer_timeout_ms,
+int agent_client_freeze(struct agent_client *client, uint32_t settle_ms, uint64_t answer_timeout_ms,
                         struct agent_result *ret_result, struct error *err)
 {
     Mayfly__Agent__HostMessage message = MAYFLY__AGENT__HOST_MESSAGE__INIT;
@@ -495,6 +495,7 @@ int agent_client_freeze(struct agent_client *client, uint64_t answer_timeout_ms,
     Mayfly__Agent__AgentMessage *answer;
 
     message.body_case = MAYFLY__AGENT__HOST_MESSAGE__BODY_FREEZE;
+    freeze.settle_ms = settle_ms;
     message.freeze = &freeze;
     int r = agent_stream_send(&client->stream, &message, deadline_in(answer_timeout_ms), err);
     if (r == 0)

@@ -82,7 +82,12 @@ struct hypervisor_ops {
     int (*pause)(struct vm *vm, struct error *err);
     int (*resume)(struct vm *vm, struct error *err);
     /*
-     * snapshot - of a paused VM with nothing under way on the agent's connection; it can be resumed
+     * freeze - wait until the guest has come to its freeze point, which its agent is bound for;
+     * then it is paused. -ETIMEDOUT if it does not come.
+     */
+    int (*freeze)(struct vm *vm, uint64_t timeout_ms, struct error *err);
+    /*
+     * snapshot - of a frozen VM with nothing under way on the agent's connection; it can be resumed
      * afterwards. @memory_fd: an empty file; pages that differ from what the VM was restored from
      * (from zeros, if it was booted) are written, the rest stays a hole. @state_fd: an empty file.
      */

@@ -28,6 +28,7 @@ enum {
     START_TIMEOUT_MS = 30000,
     REQUEST_TIMEOUT_MS = 5000,
     SNAPSHOT_TIMEOUT_MS = 120000,
+    FREEZE_POLL_MS = 2,
     CONSOLE_LIMIT_BYTES = 16 * 1024 * 1024,
     FIXED_FDS = 4, /* /dev/kvm, kernel, console, vsock listener */
 };
@@ -330,6 +331,28 @@ static int kvm_pause(struct vm *vm, struct error *err)
     return simple_request(vm, &request, err);
 }
 
+static int kvm_freeze(struct vm *vm, uint64_t timeout_ms, struct error *err)
+{
+    Mayfly__Monitor__Pause pause = MAYFLY__MONITOR__PAUSE__INIT;
+    Mayfly__Monitor__Request request = MAYFLY__MONITOR__REQUEST__INIT;
+    uint64_t deadline_ns = clock_now_ns() + timeout_ms * 1000000u;
+    int r;
+
+    pause.at_freeze_point = true;
+    request.body_case = MAYFLY__MONITOR__REQUEST__BODY_PAUSE;
+    request.pause = &pause;
+    for (;;) {
+        r = simple_request(vm, &request, err);
+        if (r != -EAGAIN)
+            return r;
+        if (clock_now_ns() >= deadline_ns)
+            return error_say(err, ETIMEDOUT,
+                             "the guest did not come to its freeze point: are its kernel and root "
+                             "image this release's ('make assets')?");
+        poll(NULL, 0, FREEZE_POLL_MS);
+    }
+}
+
 static int kvm_resume(struct vm *vm, struct error *err)
 {
     Mayfly__Monitor__Resume resume = MAYFLY__MONITOR__RESUME__INIT;
@@ -445,6 +468,7 @@ const struct hypervisor_ops hypervisor_kvm = {
     .connect = kvm_connect,
     .pause = kvm_pause,
     .resume = kvm_resume,
+    .freeze = kvm_freeze,
     .snapshot = kvm_snapshot,
     .restore = kvm_restore,
     .status = kvm_status,
