@@ -45,6 +45,7 @@ def everything_is_measured_and_drawn():
     assert figures["boot.first_result"]["n"] == 1 and figures["burst.first_exit"]["n"] == 2
     for name in ("alive.guest", "alive.monitor"):
         assert figures[name]["n"] == 2 and figures[name]["p50"] > 0, figures[name]
+    assert figures["alive.cpu"]["unit"] == "percent" and figures["alive.cpu"]["n"] == 2
     # Stages come in their order, whatever they take.
     assert figures["shell.restored_monitor"]["p50"] <= figures["shell.restored"]["max"]
     assert figures["boot.agent_answers"]["p50"] < figures["boot.first_result"]["p50"]

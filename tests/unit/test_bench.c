@@ -267,7 +267,7 @@ static void test_script(void **state)
     fill(&figures);
     bench_plot_script(stream, &figures, two_sizes.memory_mib, two_sizes.n_memory);
     fclose(stream);
-    assert_non_null(strstr(script, "$d0 << END\n8.1000 1.00000\nEND\n"));
+    assert_non_null(strstr(script, "$d0 << END\n8.1000 0\n8.1000 1.00000\nEND\n"));
     assert_non_null(strstr(script, "$m3 << END\n128 0.2700 0.2700\n512 0.5405 0.5405\nEND\n"));
     assert_non_null(strstr(script, "set logscale x\n"));
     assert_non_null(strstr(script, "set xtics (128, 512)\n"));

@@ -21,7 +21,7 @@ enum {
     MAX_THREADS = 16,
     FDS_OF_A_CLONE = 9, /* the host's end of it */
     FDS_OF_OURS = 64,
-    SETTLE_MS = 1000,
+    SETTLE_MS = 2000,
 };
 
 /* One of the crowd. */
@@ -29,56 +29,165 @@ struct member {
     struct bench_clone clone;
     struct run_directory directory;
     uint64_t first_exit_ns;
-    int result; /* of its restore, on a thread of the burst */
+    struct vm_status status;
+    uint64_t status_ns; /* when it was taken */
+    int result;         /* of what was last done to it, on a thread of a team */
     struct error err;
 };
 
 struct crowd {
     const struct bench_crowd_config *config; /* borrowed */
-    struct member *members;                  /* owned */
+    struct member *members;                  /* owned; NULL before crowd_start() */
 };
+
+/* --- doing one thing to all of them ---------------------------------------------------------- */
+
+typedef int member_action(const struct bench_crowd_config *config, struct member *member,
+                          struct error *err);
+
+/* Threads that all begin at the same moment. */
+struct team {
+    struct crowd *crowd;   /* borrowed */
+    member_action *action; /* */
+    pthread_mutex_t lock;  /* guards the next three */
+    pthread_cond_t changed;
+    bool open;
+    size_t n_threads;
+    struct team_thread {
+        struct team *team; /* borrowed */
+        size_t first;
+        pthread_t thread;
+    } threads[MAX_THREADS];
+};
+
+/* Every n-th member, from @first on. */
+static void do_share(struct team *team, size_t first, size_t n)
+{
+    const struct bench_crowd_config *config = team->crowd->config;
+
+    for (size_t i = first; i < config->n; i += n) {
+        struct member *member = &team->crowd->members[i];
+
+        member->result = team->action(config, member, &member->err);
+    }
+}
+
+static void *team_thread(void *opaque)
+{
+    const struct team_thread *thread = opaque;
+    struct team *team = thread->team;
+
+    pthread_mutex_lock(&team->lock);
+    while (!team->open)
+        pthread_cond_wait(&team->changed, &team->lock);
+    size_t n = team->n_threads;
+    pthread_mutex_unlock(&team->lock);
+    do_share(team, thread->first, n);
+    return NULL;
+}
+
+/* Fewer than wanted where the system has no more threads. */
+static size_t start_threads(struct team *team, size_t wanted)
+{
+    sigset_t all, before;
+    size_t n = 0;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the main thread */
+    for (; n < wanted; n++) {
+        team->threads[n] = (struct team_thread){.team = team, .first = n};
+        if (pthread_create(&team->threads[n].thread, NULL, team_thread, &team->threads[n]) != 0)
+            break;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return n;
+}
+
+/* @action on every member, by several threads from one moment on: *ret_began_ns (may be NULL). */
+static int crowd_each(struct crowd *crowd, member_action *action, uint64_t *ret_began_ns,
+                      struct error *err)
+{
+    struct team team = {.crowd = crowd,
+                        .action = action,
+                        .lock = PTHREAD_MUTEX_INITIALIZER,
+                        .changed = PTHREAD_COND_INITIALIZER};
+    size_t n_members = crowd->config->n;
+    size_t n = start_threads(&team, n_members < MAX_THREADS ? n_members : MAX_THREADS);
+
+    if (ret_began_ns)
+        *ret_began_ns = clock_now_ns();
+    pthread_mutex_lock(&team.lock);
+    team.open = true;
+    team.n_threads = n;
+    pthread_cond_broadcast(&team.changed);
+    pthread_mutex_unlock(&team.lock);
+    if (n == 0)
+        do_share(&team, 0, 1);
+    for (size_t i = 0; i < n; i++)
+        pthread_join(team.threads[i].thread, NULL);
+    for (size_t i = 0; i < n_members; i++) {
+        if (crowd->members[i].result < 0) {
+            *err = crowd->members[i].err;
+            return error_wrap(err, "clone %zu of %zu", i + 1, n_members);
+        }
+    }
+    return 0;
+}
 
 /* --- shells ---------------------------------------------------------------------------------- */
 
-static int raise_limit(int resource, rlim_t wanted, const char *what, size_t n, struct error *err)
+/* Enough open files for @n clones, as far as we may allow them to ourselves. */
+static int raise_file_limit(size_t n, struct error *err)
 {
+    rlim_t wanted = FDS_OF_OURS + FDS_OF_A_CLONE * n;
     struct rlimit limit;
 
-    if (getrlimit(resource, &limit) < 0)
-        return error_set(err, errno, "read the limit of %s", what);
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return error_set(err, errno, "read the limit of open files");
     if (limit.rlim_cur >= wanted)
         return 0;
     if (limit.rlim_max < wanted)
         return error_say(err, EMFILE,
-                         "%zu clones take %llu %s, and the limit is %llu: raise it "
-                         "(ulimit), or ask for fewer clones",
-                         n, (unsigned long long)wanted, what, (unsigned long long)limit.rlim_max);
+                         "%zu clones take %llu open files, and the limit is %llu: raise it "
+                         "(ulimit -n), or ask for fewer clones",
+                         n, (unsigned long long)wanted, (unsigned long long)limit.rlim_max);
     limit.rlim_cur = limit.rlim_max;
-    return setrlimit(resource, &limit) < 0 ? error_set(err, errno, "raise the limit of %s", what)
-                                           : 0;
+    return setrlimit(RLIMIT_NOFILE, &limit) < 0
+               ? error_set(err, errno, "raise the limit of open files")
+               : 0;
 }
 
-static int start_member(struct crowd *crowd, struct member *member, struct error *err)
+static int start_member(const struct bench_crowd_config *config, struct member *member,
+                        struct error *err)
 {
     char id[INSTANCE_ID_BYTES];
     int r = identity_instance(id, err);
 
     if (r == 0)
-        r = run_directory_make(crowd->config->run_directory, id, &member->directory, err);
+        r = run_directory_make(config->run_directory, id, &member->directory, err);
     if (r == 0)
-        r = bench_clone_start(crowd->config->subject, member->directory.path, &member->clone, err);
+        r = bench_clone_start(config->subject, member->directory.path, &member->clone, err);
     return r;
+}
+
+static int end_member(const struct bench_crowd_config *config, struct member *member,
+                      struct error *err)
+{
+    (void)config;
+    (void)err;
+    bench_clone_end(&member->clone);
+    run_directory_remove(&member->directory);
+    return 0;
 }
 
 static void crowd_done(struct crowd *crowd)
 {
+    struct error ignored;
+
     if (!crowd->members)
         return;
     stage_ticker_say(crowd->config->ticker, "ending the clones");
-    for (size_t i = 0; i < crowd->config->n; i++) {
-        bench_clone_end(&crowd->members[i].clone);
-        run_directory_remove(&crowd->members[i].directory);
-    }
+    crowd_each(crowd, end_member, NULL, &ignored);
     free(crowd->members);
     stage_ticker_say(crowd->config->ticker, NULL);
 }
@@ -86,8 +195,7 @@ static void crowd_done(struct crowd *crowd)
 static int crowd_start(struct crowd *crowd, struct error *err)
 {
     const struct bench_crowd_config *config = crowd->config;
-    int r = raise_limit(RLIMIT_NOFILE, FDS_OF_OURS + FDS_OF_A_CLONE * config->n, "open files",
-                        config->n, err);
+    int r = raise_file_limit(config->n, err);
 
     if (r < 0)
         return r;
@@ -98,7 +206,7 @@ static int crowd_start(struct crowd *crowd, struct error *err)
     for (size_t i = 0; i < config->n && r == 0; i++) {
         stage_ticker_count(config->ticker, i, config->n);
         r = cli_interrupted() ? error_say(err, EINTR, "interrupted")
-                              : start_member(crowd, &crowd->members[i], err);
+                              : start_member(config, &crowd->members[i], err);
         if (r < 0)
             error_wrap(err, "shell %zu of %zu", i + 1, config->n);
     }
@@ -107,86 +215,19 @@ static int crowd_start(struct crowd *crowd, struct error *err)
 
 /* --- burst ----------------------------------------------------------------------------------- */
 
-enum gate { GATE_CLOSED, GATE_OPEN, GATE_GIVE_UP };
-
-struct burst {
-    struct crowd crowd;
-    pthread_mutex_t lock; /* guards `gate` */
-    pthread_cond_t changed;
-    enum gate gate;
-    size_t n_threads;
-    struct burst_thread {
-        struct burst *burst; /* borrowed */
-        size_t first;
-        pthread_t thread;
-    } threads[MAX_THREADS];
-};
-
-static void open_gate(struct burst *burst, enum gate how)
+static int restore_member(const struct bench_crowd_config *config, struct member *member,
+                          struct error *err)
 {
-    pthread_mutex_lock(&burst->lock);
-    burst->gate = how;
-    pthread_cond_broadcast(&burst->changed);
-    pthread_mutex_unlock(&burst->lock);
+    int r = bench_clone_restore(config->subject, config->interrupt_fd, &member->clone, err);
+
+    return r < 0 ? r : bench_clone_tell(&member->clone, err);
 }
 
-/* Returns whether to go on. */
-static bool pass_gate(struct burst *burst)
+static int await_first_exit(const struct bench_crowd_config *config, struct member *member,
+                            struct error *err)
 {
-    pthread_mutex_lock(&burst->lock);
-    while (burst->gate == GATE_CLOSED)
-        pthread_cond_wait(&burst->changed, &burst->lock);
-    bool open = burst->gate == GATE_OPEN;
-    pthread_mutex_unlock(&burst->lock);
-    return open;
-}
-
-/* Every n_threads-th clone. */
-static void *restore_share(void *opaque)
-{
-    const struct burst_thread *thread = opaque;
-    struct burst *burst = thread->burst;
-    const struct bench_crowd_config *config = burst->crowd.config;
-    bool go = pass_gate(burst);
-
-    for (size_t i = thread->first; go && i < config->n; i += burst->n_threads) {
-        struct member *member = &burst->crowd.members[i];
-
-        member->result = bench_clone_restore(config->subject, config->interrupt_fd, &member->clone,
-                                             &member->err);
-        if (member->result == 0)
-            member->result = bench_clone_tell(&member->clone, &member->err);
-    }
-    return NULL;
-}
-
-/* How many threads wait at the gate; fewer than wanted where the system has no more. */
-static size_t start_threads(struct burst *burst)
-{
-    sigset_t all, before;
-    size_t n = 0;
-
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the main thread */
-    for (; n < burst->n_threads; n++) {
-        burst->threads[n] = (struct burst_thread){.burst = burst, .first = n};
-        if (pthread_create(&burst->threads[n].thread, NULL, restore_share, &burst->threads[n]) != 0)
-            break;
-    }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return n;
-}
-
-static int run_burst(struct burst *burst, uint64_t *ret_began_ns, struct error *err)
-{
-    size_t n = start_threads(burst);
-
-    stage_ticker_say(burst->crowd.config->ticker, "restoring all at once");
-    *ret_began_ns = clock_now_ns();
-    open_gate(burst, n == burst->n_threads ? GATE_OPEN : GATE_GIVE_UP);
-    for (size_t i = 0; i < n; i++)
-        pthread_join(burst->threads[i].thread, NULL);
-    return n == burst->n_threads ? 0 : error_say(err, EAGAIN, "no more threads for the burst");
+    (void)config;
+    return bench_clone_first_exit(&member->clone, &member->first_exit_ns, err);
 }
 
 static int add_burst(const struct crowd *crowd, uint64_t began_ns, struct bench_figures *figures,
@@ -213,38 +254,22 @@ static int add_burst(const struct crowd *crowd, uint64_t began_ns, struct bench_
                                      (double)last_ns / 1e3, err);
 }
 
-static int measure_burst(struct burst *burst, struct bench_figures *figures, struct error *err)
-{
-    struct crowd *crowd = &burst->crowd;
-    uint64_t began_ns = 0;
-    int r = crowd_start(crowd, err);
-
-    if (r == 0)
-        r = run_burst(burst, &began_ns, err);
-    for (size_t i = 0; i < crowd->config->n && r == 0; i++) {
-        struct member *member = &crowd->members[i];
-
-        r = member->result;
-        if (r < 0)
-            *err = member->err;
-        else
-            r = bench_clone_first_exit(&member->clone, &member->first_exit_ns, err);
-        if (r < 0)
-            error_wrap(err, "clone %zu of %zu at once", i + 1, crowd->config->n);
-    }
-    return r < 0 ? r : add_burst(crowd, began_ns, figures, err);
-}
-
 int bench_crowd_burst(const struct bench_crowd_config *config, struct bench_figures *figures,
                       struct error *err)
 {
-    struct burst burst = {.crowd = {.config = config},
-                          .lock = PTHREAD_MUTEX_INITIALIZER,
-                          .changed = PTHREAD_COND_INITIALIZER,
-                          .n_threads = config->n < MAX_THREADS ? config->n : MAX_THREADS};
-    int r = measure_burst(&burst, figures, err);
+    struct crowd crowd = {.config = config};
+    uint64_t began_ns = 0;
+    int r = crowd_start(&crowd, err);
 
-    crowd_done(&burst.crowd);
+    if (r == 0) {
+        stage_ticker_say(config->ticker, "restoring all at once");
+        r = crowd_each(&crowd, restore_member, &began_ns, err);
+    }
+    if (r == 0)
+        r = crowd_each(&crowd, await_first_exit, NULL, err);
+    if (r == 0)
+        r = add_burst(&crowd, began_ns, figures, err);
+    crowd_done(&crowd);
     return r;
 }
 
@@ -284,44 +309,83 @@ static int restore_all(struct crowd *crowd, struct error *err)
 }
 
 /* A clone that died meanwhile is an error: all have to be alive at once. */
-static int add_memory(struct crowd *crowd, struct bench_figures *figures, struct error *err)
+static int take_status(const struct bench_crowd_config *config, struct member *member,
+                       struct error *err)
+{
+    (void)config;
+    member->status_ns = clock_now_ns();
+    return bench_clone_status(&member->clone, &member->status, err);
+}
+
+static int add_memory(const struct crowd *crowd, struct bench_figures *figures, struct error *err)
 {
     uint32_t mib = crowd->config->subject->memory_mib;
-    struct vm_status status;
     int r = 0;
 
     for (size_t i = 0; i < crowd->config->n && r == 0; i++) {
-        r = bench_clone_status(&crowd->members[i].clone, &status, err);
-        if (r == 0)
-            r = bench_figures_add(figures, "alive.guest", "bytes", mib, (double)status.guest_bytes,
-                                  err);
+        const struct vm_status *status = &crowd->members[i].status;
+
+        r = bench_figures_add(figures, "alive.guest", "bytes", mib, (double)status->guest_bytes,
+                              err);
         if (r == 0)
             r = bench_figures_add(figures, "alive.monitor", "bytes", mib,
-                                  (double)status.private_bytes, err);
-        if (r < 0)
-            error_wrap(err, "clone %zu of %zu alive", i + 1, crowd->config->n);
+                                  (double)status->private_bytes, err);
     }
     return r;
+}
+
+/* A clone that waits should cost no processor time: how much of a core does it take? */
+static int add_rest(struct crowd *crowd, struct bench_figures *figures, struct error *err)
+{
+    uint32_t mib = crowd->config->subject->memory_mib;
+    AUTO_FREE struct member *before = calloc(crowd->config->n, sizeof(*before));
+
+    if (!before)
+        return error_set(err, ENOMEM, "%zu clones", crowd->config->n);
+    memcpy(before, crowd->members, crowd->config->n * sizeof(*before));
+    poll(NULL, 0, SETTLE_MS);
+    int r = crowd_each(crowd, take_status, NULL, err);
+    for (size_t i = 0; i < crowd->config->n && r == 0; i++) {
+        const struct member *after = &crowd->members[i];
+        double used_us = (double)(after->status.cpu_us - before[i].status.cpu_us);
+        double us = (double)(after->status_ns - before[i].status_ns) / 1e3;
+
+        r = bench_figures_add(figures, "alive.cpu", "percent", mib, 100 * used_us / us, err);
+    }
+    return r;
+}
+
+static int measure_alive(struct crowd *crowd, uint64_t available_before,
+                         struct bench_figures *figures, struct error *err)
+{
+    const struct bench_crowd_config *config = crowd->config;
+
+    stage_ticker_say(config->ticker, "measuring clones that live");
+    poll(NULL, 0, SETTLE_MS); /* what a restored guest does by itself, it has done then */
+    uint64_t available = available_bytes();
+    int r = 0;
+
+    if (available_before > available) /* else others gave back more meanwhile: nothing is known */
+        r = bench_figures_add(figures, "alive.host", "bytes", config->subject->memory_mib,
+                              (double)(available_before - available) / (double)config->n, err);
+    if (r == 0)
+        r = crowd_each(crowd, take_status, NULL, err);
+    if (r == 0)
+        r = add_memory(crowd, figures, err);
+    return r < 0 ? r : add_rest(crowd, figures, err);
 }
 
 int bench_crowd_alive(const struct bench_crowd_config *config, struct bench_figures *figures,
                       struct error *err)
 {
     struct crowd crowd = {.config = config};
-    uint64_t before = available_bytes();
+    uint64_t available = available_bytes();
     int r = crowd_start(&crowd, err);
 
     if (r == 0)
         r = restore_all(&crowd, err);
-    if (r == 0) {
-        poll(NULL, 0, SETTLE_MS); /* what a restored guest does by itself, it has done then */
-        uint64_t after = available_bytes();
-        r = bench_figures_add(figures, "alive.host", "bytes", config->subject->memory_mib,
-                              before > after ? (double)(before - after) / (double)config->n : 0,
-                              err);
-    }
     if (r == 0)
-        r = add_memory(&crowd, figures, err);
+        r = measure_alive(&crowd, available, figures, err);
     crowd_done(&crowd);
     return r;
 }

@@ -26,8 +26,9 @@ int bench_crowd_burst(const struct bench_crowd_config *config, struct bench_figu
 
 /*
  * bench_crowd_alive - @n clones restored one after the other, and kept. Adds, a sample a clone,
- * alive.guest and alive.monitor (bytes of its own), and alive.host: what all of them took of the
- * host's available memory, by clone, with what the kernel keeps for them.
+ * alive.guest and alive.monitor (bytes of its own), alive.cpu (percent of a core that it takes
+ * while it waits), and alive.host: what all of them took of the host's available memory, by clone,
+ * with what the kernel keeps for them.
  */
 int bench_crowd_alive(const struct bench_crowd_config *config, struct bench_figures *figures,
                       struct error *err);

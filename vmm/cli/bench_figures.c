@@ -135,12 +135,14 @@ json_t *bench_host_json(const char *kvm)
     struct utsname names;
     cpu_set_t set;
     char cpu[128];
+    double load = 0;
 
+    getloadavg(&load, 1);
     CPU_ZERO(&set);
     sched_getaffinity(0, sizeof(set), &set);
     uname(&names);
     read_cpu(cpu, sizeof(cpu));
-    return json_pack("{s:s, s:s, s:i, s:s, s:s, s:s}", "machine", names.machine, "cpu", cpu, "cpus",
-                     CPU_COUNT(&set), "kernel", names.release, "kvm", kvm, "mayfly",
-                     MAYFLY_VERSION);
+    return json_pack("{s:s, s:s, s:i, s:f, s:s, s:s, s:s}", "machine", names.machine, "cpu", cpu,
+                     "cpus", CPU_COUNT(&set), "load", load, "kernel", names.release, "kvm", kvm,
+                     "mayfly", MAYFLY_VERSION);
 }

@@ -20,14 +20,15 @@ void bench_sort(double *values, size_t n);
  */
 double bench_percentile(const double *sorted, size_t n, unsigned percent);
 
-/* bench_host_json - what the figures were measured on: machine, processor, kernel, KVM, release.
- * Owned. @kvm: "hardware", "emulates supervisor mode" or such; a literal. */
+/* bench_host_json - what the figures were measured on: machine, processor, kernel, KVM, release,
+ * and how much else there is to do ("load", of the last minute). Owned. @kvm: "hardware", "emulates
+ * supervisor mode" or such; a literal. */
 json_t *bench_host_json(const char *kvm);
 
 /* The samples of one thing. */
 struct bench_series {
     const char *name;    /* "shell.first_exit"; a literal */
-    const char *unit;    /* "us" or "bytes"; a literal */
+    const char *unit;    /* "us", "bytes" or "percent" (of a core); a literal */
     uint32_t memory_mib; /* of the guests */
     size_t n, size;
     double *values; /* owned; in the order they came, until bench_figures_sort() */

@@ -46,6 +46,8 @@ static const char help[] =
     "restore\n"
     "  shell            ours into a shell: a monitor that waits with all of that made\n"
     "  burst            all --parallel shells at the same moment\n"
+    "  alive            --alive clones that wait for their first event: what each has of its own,\n"
+    "                   guest and monitor; host: that and what the kernel keeps for it; cpu\n"
     "\n"
     "and what is timed, from the moment it is asked for:\n"
     "  restored         all is in place, the first guest instruction is next\n"

@@ -37,6 +37,8 @@ static void write_distribution(FILE *to, const struct bench_figures *figures, ui
         const struct bench_series *series = bench_figures_find(figures, curves[c].series, mib);
 
         fprintf(to, "$d%zu << END\n", c);
+        if (series)
+            fprintf(to, "%.4f 0\n", series->values[0] / 1e3);
         for (size_t i = 0; series && i < series->n; i++)
             fprintf(to, "%.4f %.5f\n", series->values[i] / 1e3,
                     (double)(i + 1) / (double)series->n);
@@ -92,25 +94,24 @@ void bench_plot_script(FILE *to, const struct bench_figures *figures, const uint
             "set border 3\n"
             "set tics nomirror\n"
             "set format y '%%g'\n"
-            "set key left top\n"
+            "set key outside below center horizontal\n"
             "set logscale x\n"
             "set title 'Starts from a snapshot, guests of %u MiB'\n"
             "set xlabel 'latency, ms'\n"
             "set ylabel 'share of starts'\n"
-            "set yrange [0:1.3]\n"
+            "set yrange [0:1]\n"
             "set ytics 0,0.25,1\n",
             memory_mib[0]);
     write_curves(to, figures, memory_mib[0], "d");
     fputs("set title 'Latency and memory size: p50, bars to p99'\n"
           "set xlabel 'guest memory, MiB'\n"
           "set ylabel 'latency, ms'\n"
-          "unset yrange\n"
           "set yrange [*:*]\n"
           "set ytics auto\n"
-          "set logscale y\n"
-          "set offsets graph 0.05, graph 0.05, graph 0.45, 0\n"
-          "set xtics (",
+          "set logscale y\n",
           to);
+    fprintf(to, "set xrange [%.0f:%.0f]\nset xtics (", memory_mib[0] * 0.8,
+            memory_mib[n_memory - 1] * 1.25);
     for (size_t i = 0; i < n_memory; i++)
         fprintf(to, "%s%u", i ? ", " : "", memory_mib[i]);
     fputs(")\n", to);

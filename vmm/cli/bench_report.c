@@ -131,6 +131,8 @@ static const char *value_text(char to[VALUE_BYTES], const char *unit, double val
 {
     if (strcmp(unit, "x") == 0)
         snprintf(to, VALUE_BYTES, "%.3g x", value);
+    else if (strcmp(unit, "percent") == 0)
+        snprintf(to, VALUE_BYTES, "%.2f %%", value);
     else if (strcmp(unit, "bytes") == 0)
         snprintf(to, VALUE_BYTES, "%.0f KiB", value / 1024);
     else if (value < 1e3)

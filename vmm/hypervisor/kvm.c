@@ -400,6 +400,17 @@ static bool status_of_dead(struct vm *vm, struct vm_status *status)
     return true;
 }
 
+/* Of all threads of @pid, those of its vCPUs included; 0 if it cannot be told. */
+static uint64_t cpu_time_us(pid_t pid)
+{
+    struct timespec used;
+    clockid_t clock;
+
+    if (clock_getcpuclockid(pid, &clock) != 0 || clock_gettime(clock, &used) < 0)
+        return 0;
+    return (uint64_t)used.tv_sec * 1000000u + (uint64_t)used.tv_nsec / 1000u;
+}
+
 static int kvm_status(struct vm *vm, struct vm_status *ret_status, struct error *err)
 {
     Mayfly__Monitor__Status status = MAYFLY__MONITOR__STATUS__INIT;
@@ -428,6 +439,7 @@ static int kvm_status(struct vm *vm, struct vm_status *ret_status, struct error 
                                          .boot_tsc = reply->status->boot_tsc,
                                          .tsc_khz = reply->status->tsc_khz,
                                          .first_exit_ns = reply->status->first_exit_ns,
+                                         .cpu_us = cpu_time_us(monitor_client_pid(vm->client)),
                                          .private_bytes = memory.own_bytes,
                                          .guest_bytes = memory.guest_bytes};
     }
