@@ -18,6 +18,7 @@ TIMES = ["boot.agent_answers", "boot.first_result", "boot.teardown",
          "no_shell.shell_made", "no_shell.restored", "no_shell.first_exit", "no_shell.teardown",
          "shell.restored", "shell.restored_monitor", "shell.first_exit",
          "shell.first_exit_monitor", "shell.agent_answers", "shell.first_result",
+         "shell.first_result_cpu",
          "shell.teardown", "burst.restored", "burst.first_exit", "burst.all_first_exit"]
 
 

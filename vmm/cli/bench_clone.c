@@ -113,20 +113,16 @@ int bench_clone_status(struct bench_clone *clone, struct vm_status *ret_status, 
     return r;
 }
 
-int bench_clone_first_exit(struct bench_clone *clone, uint64_t *ret_ns, struct error *err)
+int bench_clone_first_exit(struct bench_clone *clone, struct vm_status *ret_status,
+                           struct error *err)
 {
     uint64_t deadline_ns = clock_now_ns() + FIRST_EXIT_MS * 1000000ull;
-    struct vm_status status;
 
     do {
-        int r = bench_clone_status(clone, &status, err);
+        int r = bench_clone_status(clone, ret_status, err);
 
-        if (r < 0)
+        if (r < 0 || ret_status->first_exit_ns > 0)
             return r;
-        if (status.first_exit_ns > 0) {
-            *ret_ns = status.first_exit_ns;
-            return 0;
-        }
         poll(NULL, 0, 1);
     } while (clock_now_ns() < deadline_ns);
     return error_say(err, ETIMEDOUT, "a restored guest did not come back from KVM within %d s",

@@ -35,8 +35,9 @@ int bench_clone_invoke(struct bench_clone *clone, struct error *err);
 /* bench_clone_status - of a clone that lives; else its end is the error. */
 int bench_clone_status(struct bench_clone *clone, struct vm_status *ret_status, struct error *err);
 
-/* bench_clone_first_exit - waits for it. CLOCK_MONOTONIC. */
-int bench_clone_first_exit(struct bench_clone *clone, uint64_t *ret_ns, struct error *err);
+/* bench_clone_first_exit - waits for it: ->first_exit_ns of the status is set. */
+int bench_clone_first_exit(struct bench_clone *clone, struct vm_status *ret_status,
+                           struct error *err);
 
 void bench_clone_end(struct bench_clone *clone); /* takes an empty one */
 

@@ -28,7 +28,6 @@ enum {
 struct member {
     struct bench_clone clone;
     struct run_directory directory;
-    uint64_t first_exit_ns;
     struct vm_status status;
     uint64_t status_ns; /* when it was taken */
     int result;         /* of what was last done to it, on a thread of a team */
@@ -227,7 +226,7 @@ static int await_first_exit(const struct bench_crowd_config *config, struct memb
                             struct error *err)
 {
     (void)config;
-    return bench_clone_first_exit(&member->clone, &member->first_exit_ns, err);
+    return bench_clone_first_exit(&member->clone, &member->status, err);
 }
 
 static int add_burst(const struct crowd *crowd, uint64_t began_ns, struct bench_figures *figures,
@@ -241,7 +240,7 @@ static int add_burst(const struct crowd *crowd, uint64_t began_ns, struct bench_
         const struct member *member = &crowd->members[i];
         const struct vm_restore_times *times = &member->clone.times;
         uint64_t restored_ns = times->began_ns + times->restored_ns - began_ns;
-        uint64_t first_exit_ns = member->first_exit_ns - began_ns;
+        uint64_t first_exit_ns = member->status.first_exit_ns - began_ns;
 
         last_ns = first_exit_ns > last_ns ? first_exit_ns : last_ns;
         r = bench_figures_add(figures, "burst.restored", "us", mib, (double)restored_ns / 1e3, err);

@@ -142,7 +142,10 @@ json_t *bench_host_json(const char *kvm)
     sched_getaffinity(0, sizeof(set), &set);
     uname(&names);
     read_cpu(cpu, sizeof(cpu));
-    return json_pack("{s:s, s:s, s:i, s:f, s:s, s:s, s:s}", "machine", names.machine, "cpu", cpu,
-                     "cpus", CPU_COUNT(&set), "load", load, "kernel", names.release, "kvm", kvm,
-                     "mayfly", MAYFLY_VERSION);
+    json_t *host =
+        json_pack("{s:s, s:s, s:i, s:f, s:s, s:s}", "machine", names.machine, "cpu", cpu, "cpus",
+                  CPU_COUNT(&set), "load", load, "kernel", names.release, "mayfly", MAYFLY_VERSION);
+    if (kvm)
+        json_object_set_new(host, "kvm", json_string(kvm));
+    return host;
 }

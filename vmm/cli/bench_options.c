@@ -56,6 +56,7 @@ static const char help[] =
     "  first_result     the handler's result is here: def handler(event, context): return event\n"
     "  teardown         from the decision to end it until nothing of it is left\n"
     "  …_monitor        of that, from the moment the monitor took the request on\n"
+    "  …_cpu            the processor time that monitor and guest spent on it, whatever else ran\n"
     "\n"
     "Example: mayfly bench restore --count 50 --memory 128 --alive 100 --json - | jq .limits\n"
     "\n"

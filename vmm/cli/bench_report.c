@@ -20,13 +20,22 @@ const char *bench_report_peer(const char *name)
     return "plain.first_exit";
 }
 
+/* Memory, and processor time, are no latencies. */
+static bool is_latency(const struct bench_series *series)
+{
+    size_t len = strlen(series->name);
+
+    return strcmp(series->unit, "us") == 0 &&
+           (len < strlen("_cpu") || strcmp(series->name + len - strlen("_cpu"), "_cpu") != 0);
+}
+
 /* 0: there is nothing to compare with. */
 static double ratio(const struct bench_report *report, const struct bench_series *series)
 {
     const char *peer = bench_report_peer(series->name);
     double plain = bench_figures_at(report->figures, peer, series->memory_mib, 50);
 
-    return strcmp(series->unit, "us") != 0 || plain <= 0
+    return !is_latency(series) || plain <= 0
                ? 0
                : bench_percentile(series->values, series->n, 50) / plain;
 }

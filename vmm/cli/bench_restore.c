@@ -80,7 +80,8 @@ static int measure_no_shell(struct bench *bench, const struct bench_subject *sub
                             struct error *err)
 {
     struct bench_clone clone;
-    uint64_t began_ns = clock_now_ns(), shell_ns = 0, first_exit_ns = 0;
+    struct vm_status status;
+    uint64_t began_ns = clock_now_ns(), shell_ns = 0;
     int r = bench_clone_start(subject, bench->directory.path, &clone, err);
 
     shell_ns = clock_now_ns();
@@ -89,30 +90,38 @@ static int measure_no_shell(struct bench *bench, const struct bench_subject *sub
     if (r == 0)
         r = bench_clone_tell(&clone, err);
     if (r == 0)
-        r = bench_clone_first_exit(&clone, &first_exit_ns, err);
+        r = bench_clone_first_exit(&clone, &status, err);
     if (r == 0)
         r = add(bench, subject, "no_shell.shell_made", shell_ns - began_ns, err);
     if (r == 0)
         r = add(bench, subject, "no_shell.restored",
                 clone.times.began_ns + clone.times.restored_ns - began_ns, err);
     if (r == 0)
-        r = add(bench, subject, "no_shell.first_exit", first_exit_ns - began_ns, err);
+        r = add(bench, subject, "no_shell.first_exit", status.first_exit_ns - began_ns, err);
     return end(bench, subject, "no_shell.teardown", &clone, r, err);
 }
 
+/* What one start from a shell came to. */
+struct shell_start {
+    uint64_t began_ns, result_ns;
+    struct vm_restore_times times;
+    struct vm_status before, after;
+};
+
 static int add_shell(struct bench *bench, const struct bench_subject *subject,
-                     const struct vm_restore_times *times, uint64_t began_ns,
-                     uint64_t first_exit_ns, uint64_t result_ns, struct error *err)
+                     const struct shell_start *start, struct error *err)
 {
+    const struct vm_restore_times *times = &start->times;
     const struct {
         const char *name;
         uint64_t ns;
     } figures[] = {
-        {"shell.restored", times->began_ns + times->restored_ns - began_ns},
+        {"shell.restored", times->began_ns + times->restored_ns - start->began_ns},
         {"shell.restored_monitor", times->restored_ns},
-        {"shell.first_exit", first_exit_ns - began_ns},
-        {"shell.first_exit_monitor", first_exit_ns - times->began_ns},
-        {"shell.first_result", result_ns - began_ns},
+        {"shell.first_exit", start->after.first_exit_ns - start->began_ns},
+        {"shell.first_exit_monitor", start->after.first_exit_ns - times->began_ns},
+        {"shell.first_result", start->result_ns - start->began_ns},
+        {"shell.first_result_cpu", (start->after.cpu_us - start->before.cpu_us) * 1000},
     };
     int r = 0;
 
@@ -126,19 +135,22 @@ static int measure_shell(struct bench *bench, const struct bench_subject *subjec
                          struct error *err)
 {
     struct bench_clone clone;
-    uint64_t began_ns = 0, result_ns = 0, first_exit_ns = 0;
+    struct shell_start start;
     int r = bench_clone_start(subject, bench->directory.path, &clone, err);
 
-    began_ns = clock_now_ns();
+    if (r == 0)
+        r = bench_clone_status(&clone, &start.before, err);
+    start.began_ns = clock_now_ns();
     if (r == 0)
         r = bench_clone_restore(subject, bench->interrupt_fd, &clone, err);
     if (r == 0)
         r = bench_clone_invoke(&clone, err);
-    result_ns = clock_now_ns();
+    start.result_ns = clock_now_ns();
     if (r == 0)
-        r = bench_clone_first_exit(&clone, &first_exit_ns, err);
+        r = bench_clone_first_exit(&clone, &start.after, err);
+    start.times = clone.times;
     if (r == 0)
-        r = add_shell(bench, subject, &clone.times, began_ns, first_exit_ns, result_ns, err);
+        r = add_shell(bench, subject, &start, err);
     return end(bench, subject, "shell.teardown", &clone, r, err);
 }
 
