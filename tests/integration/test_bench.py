@@ -51,6 +51,7 @@ def everything_is_measured_and_drawn():
     assert figures["shell.restored_monitor"]["p50"] <= figures["shell.restored"]["max"]
     assert figures["boot.agent_answers"]["p50"] < figures["boot.first_result"]["p50"]
     assert result["host"]["kernel"] == os.uname().release and result["host"]["kvm"]
+    assert result["snapshots"][0]["memory_mib"] == 128 and result["snapshots"][0]["age_s"] >= 0
     assert any(limit["what"].startswith("restored") for limit in result["limits"])
     if drawn:
         root = xml.etree.ElementTree.parse(plot).getroot()

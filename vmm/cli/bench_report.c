@@ -168,7 +168,7 @@ static void print_series(const struct bench_report *report, const struct bench_s
     putchar('\n');
 }
 
-static void print_figures(const struct bench_report *report, uint32_t memory_mib)
+static void print_figures(const struct bench_report *report, uint32_t memory_mib, int64_t age_s)
 {
     char title[32];
 
@@ -177,7 +177,7 @@ static void print_figures(const struct bench_report *report, uint32_t memory_mib
     for (size_t i = 0; i < report->figures->n; i++)
         if (report->figures->series[i].memory_mib == memory_mib)
             print_series(report, &report->figures->series[i]);
-    putchar('\n');
+    printf("  from a snapshot that is %lld s old\n\n", (long long)age_s);
 }
 
 static void print_limits(const struct bench_report *report)
@@ -205,7 +205,7 @@ static void print_limits(const struct bench_report *report)
 void bench_report_print(const struct bench_report *report)
 {
     for (size_t i = 0; i < report->options->n_memory; i++)
-        print_figures(report, report->options->memory_mib[i]);
+        print_figures(report, report->options->memory_mib[i], report->age_s[i]);
     print_limits(report);
     printf("\nKVM: %s. 'to plain': p50 to that of the plain way's same stage, else its first "
            "exit.\n",
@@ -249,12 +249,17 @@ static json_t *limits_json(const struct bench_report *report)
 json_t *bench_report_json(const struct bench_report *report)
 {
     const struct bench_options *options = report->options;
-    json_t *figures = json_array();
+    json_t *figures = json_array(), *snapshots = json_array();
 
     for (size_t i = 0; i < report->figures->n; i++)
         json_array_append_new(figures, series_json(report, &report->figures->series[i]));
-    return json_pack("{s:o, s:{s:i, s:i, s:i, s:i}, s:o, s:o}", "host",
+    for (size_t i = 0; i < options->n_memory; i++)
+        json_array_append_new(snapshots,
+                              json_pack("{s:i, s:I}", "memory_mib", (int)options->memory_mib[i],
+                                        "age_s", (json_int_t)report->age_s[i]));
+    return json_pack("{s:o, s:{s:i, s:i, s:i, s:i}, s:o, s:o, s:o}", "host",
                      bench_host_json(report->kvm), "asked", "count", (int)options->count,
                      "parallel", (int)options->parallel, "alive", (int)options->alive, "boots",
-                     (int)options->boots, "figures", figures, "limits", limits_json(report));
+                     (int)options->boots, "snapshots", snapshots, "figures", figures, "limits",
+                     limits_json(report));
 }

@@ -4,6 +4,7 @@
 #define MAYFLY_CLI_BENCH_REPORT_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "bench_figures.h"
 #include "bench_options.h"
@@ -13,6 +14,9 @@ struct bench_report {
     const struct bench_figures *figures; /* borrowed; sorted */
     const char *kvm;                     /* as bench_host_json() has it */
     bool emulates_supervisor;
+    /* Of the snapshot for each of options->memory_mib: where guests see the host's time-stamp
+     * counter, each has to catch up with all the time since. */
+    int64_t age_s[BENCH_MAX_SIZES];
 };
 
 /* A figure that was asked for, and what became of it. */

@@ -13,6 +13,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "bench_clone.h"
 #include "bench_crowd.h"
@@ -305,13 +306,15 @@ static int report(struct bench *bench, struct error *err)
 {
     const struct bench_options *options = &bench->options;
     const char *kind = bench_plain_kvm_kind(bench->plain);
-    const struct bench_report report = {.options = options,
-                                        .figures = &bench->figures,
-                                        .kvm = kind,
-                                        .emulates_supervisor = strcmp(kind, "hardware") != 0};
+    struct bench_report report = {.options = options,
+                                  .figures = &bench->figures,
+                                  .kvm = kind,
+                                  .emulates_supervisor = strcmp(kind, "hardware") != 0};
     bool on_stdout = options->json && strcmp(options->json, "-") == 0;
     int r = 0;
 
+    for (size_t i = 0; i < bench->n_subjects; i++)
+        report.age_s[i] = (int64_t)time(NULL) - bench->subjects[i].created_s;
     bench_figures_sort(&bench->figures);
     if (on_stdout)
         r = cli_print_json(bench_report_json(&report), err);

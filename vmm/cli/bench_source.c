@@ -234,6 +234,7 @@ int bench_source_subject(struct bench_source *source, uint32_t memory_mib,
         return error_wrap(err, "the snapshot of a guest of %u MiB", memory_mib);
     }
     subject.vcpus = manifest.vcpus;
+    subject.created_s = manifest.created_s;
     *ret_subject = subject;
     return 0;
 }

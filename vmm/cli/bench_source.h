@@ -27,9 +27,10 @@ const char *bench_source_run_directory(const struct bench_source *source);
 /* A snapshot, ready to be restored any number of times. */
 struct bench_subject {
     uint32_t memory_mib, vcpus;
-    char *image;   /* owned: the path of the raw root image */
-    int memory_fd; /* owned: all of RAM */
-    int state_fd;  /* owned */
+    int64_t created_s; /* when the snapshot was taken, Unix time */
+    char *image;       /* owned: the path of the raw root image */
+    int memory_fd;     /* owned: all of RAM */
+    int state_fd;      /* owned */
 };
 
 /* bench_source_subject - the snapshot of guests of @memory_mib; made, with a boot, where there is
