@@ -97,14 +97,14 @@ void bench_plot_script(FILE *to, const struct bench_figures *figures, const uint
             "set key outside below center horizontal\n"
             "set logscale x\n"
             "set title 'Starts from a snapshot, guests of %u MiB'\n"
-            "set xlabel 'latency, ms'\n"
+            "set xlabel 'latency, ms' offset 0,0.7\n"
             "set ylabel 'share of starts'\n"
             "set yrange [0:1]\n"
             "set ytics 0,0.25,1\n",
             memory_mib[0]);
     write_curves(to, figures, memory_mib[0], "d");
     fputs("set title 'Latency and memory size: p50, bars to p99'\n"
-          "set xlabel 'guest memory, MiB'\n"
+          "set xlabel 'guest memory, MiB' offset 0,0.7\n"
           "set ylabel 'latency, ms'\n"
           "set yrange [*:*]\n"
           "set ytics auto\n"
