@@ -149,6 +149,14 @@ int agent_client_freeze(struct agent_client *client, uint32_t settle_ms, uint64_
 int agent_client_reborn(struct agent_client *client, const struct agent_rebirth *rebirth,
                         uint64_t send_timeout_ms, struct error *err);
 
+/*
+ * agent_client_awaken - tell a restored guest, and let its function's after-restore hooks run now
+ * rather than with the first event, which then comes without ->rebirth. *ret_result as above.
+ */
+int agent_client_awaken(struct agent_client *client, const struct agent_rebirth *rebirth,
+                        uint64_t answer_timeout_ms, struct agent_result *ret_result,
+                        struct error *err);
+
 /* agent_client_shutdown - ask the guest to power off; does not wait for it. */
 int agent_client_shutdown(struct agent_client *client, uint32_t grace_ms, struct error *err);
 

@@ -54,6 +54,8 @@ struct vm_status {
     uint64_t boot_tsc;        /* guest TSC at the first instruction */
     uint32_t tsc_khz;
     uint64_t private_bytes; /* the monitor's own memory, without the guest's */
+    uint64_t guest_bytes;   /* guest memory that this VM alone has: not the snapshot's pages */
+    uint64_t cpu_us;        /* processor time of monitor and guest so far */
     uint64_t first_exit_ns; /* CLOCK_MONOTONIC, after restore(); 0 before */
 };
 

@@ -423,6 +423,17 @@ static bool status_of_dead(struct vm *vm, struct vm_status *status)
     return true;
 }
 
+/* Of all threads of @pid, those of its vCPUs included; 0 if it cannot be told. */
+static uint64_t cpu_time_us(pid_t pid)
+{
+    struct timespec used;
+    clockid_t clock;
+
+    if (clock_getcpuclockid(pid, &clock) != 0 || clock_gettime(clock, &used) < 0)
+        return 0;
+    return (uint64_t)used.tv_sec * 1000000u + (uint64_t)used.tv_nsec / 1000u;
+}
+
 static int kvm_status(struct vm *vm, struct vm_status *ret_status, struct error *err)
 {
     Mayfly__Monitor__Status status = MAYFLY__MONITOR__STATUS__INIT;
@@ -440,16 +451,20 @@ static int kvm_status(struct vm *vm, struct vm_status *ret_status, struct error 
     } else if (r == 0 && !reply->status) {
         r = error_say(err, EPROTO, "the monitor answered without its status");
     } else if (r == 0) {
-        *ret_status =
-            (struct vm_status){.end = VM_ALIVE,
-                               .emulates_supervisor = reply->status->emulates_supervisor,
-                               .create_us = reply->status->vm_create_us,
-                               .kernel_load_us = reply->status->kernel_load_us,
-                               .boot_tsc = reply->status->boot_tsc,
-                               .tsc_khz = reply->status->tsc_khz,
-                               .first_exit_ns = reply->status->first_exit_ns,
-                               .private_bytes = monitor_memory_private(
-                                   monitor_client_pid(vm->client), (uint64_t)vm->memory_mib << 20)};
+        struct monitor_memory memory;
+
+        monitor_memory_read(monitor_client_pid(vm->client), (uint64_t)vm->memory_mib << 20,
+                            &memory);
+        *ret_status = (struct vm_status){.end = VM_ALIVE,
+                                         .emulates_supervisor = reply->status->emulates_supervisor,
+                                         .create_us = reply->status->vm_create_us,
+                                         .kernel_load_us = reply->status->kernel_load_us,
+                                         .boot_tsc = reply->status->boot_tsc,
+                                         .tsc_khz = reply->status->tsc_khz,
+                                         .first_exit_ns = reply->status->first_exit_ns,
+                                         .cpu_us = cpu_time_us(monitor_client_pid(vm->client)),
+                                         .private_bytes = memory.own_bytes,
+                                         .guest_bytes = memory.guest_bytes};
     }
     if (reply)
         mayfly__monitor__reply__free_unpacked(reply, NULL);
