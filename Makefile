@@ -149,7 +149,7 @@ test: deps ## build and pass every test
 	@$(MAKE) --no-print-directory assets
 	@$(MAKE) --no-print-directory test-integration
 
-test-unit: $(UNIT_TESTS:%=$(BUILD)/asan/bin/%) $(BIN)/mayfly-agent
+test-unit: $(UNIT_TESTS:%=$(BUILD)/asan/bin/%) $(BIN)/mayfly-agent $(BIN)/mayfly-vmm
 	@scripts/run-unit-tests.sh $(UNIT_TESTS:%=$(BUILD)/asan/bin/%)
 $(BUILD)/asan/bin/%: $(BUILD)/asan/tests/unit/%.o $(BUILD)/asan/libmayfly.a
 	@mkdir -p $(@D)
