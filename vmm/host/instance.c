@@ -107,14 +107,13 @@ int instance_broken(struct instance *instance, int r, struct error *err)
 /* --- boot ----------------------------------------------------------------------------------------
  */
 
-/* The raw copy of image @name; *ret_path is owned. */
-int instance_find_raw(struct instance *instance, const char *name, enum image_kind kind,
-                      char **ret_path, struct error *err)
+/* The raw copy of image @name; *ret_path is owned. Adds to *spent_us what decompressing it took. */
+static int find_raw(struct image_store *store, const char *name, enum image_kind kind,
+                    char **ret_path, uint64_t *spent_us, struct error *err)
 {
     static const char *const words[] = {[IMAGE_ROOT] = "image", [IMAGE_KERNEL] = "kernel"};
-    struct image_store *store = instance->config.store;
     struct image_info info;
-    uint64_t spent_us = 0;
+    uint64_t now_us = 0;
     int r = image_store_find(store, name, &info, err);
 
     if (r == -ENOENT)
@@ -129,11 +128,19 @@ int instance_find_raw(struct instance *instance, const char *name, enum image_ki
     if (strcmp(info.architecture, "x86_64") != 0)
         return error_say(err, EINVAL, "the %s '%s' is for %s, this host needs x86_64", words[kind],
                          name, info.architecture);
-    r = image_store_raw(store, &info, ret_path, &spent_us, err);
+    r = image_store_raw(store, &info, ret_path, &now_us, err);
     if (r < 0)
         return error_wrap(err, "%s '%s'", words[kind], name);
-    instance->timings.decompress_us += spent_us;
+    *spent_us += now_us;
     return 0;
+}
+
+int instance_find_image(const struct instance_config *config, const char *name, char **ret_path,
+                        struct error *err)
+{
+    uint64_t ignored = 0;
+
+    return find_raw(config->store, name, IMAGE_ROOT, ret_path, &ignored, err);
 }
 
 static int start_vm(struct instance *instance, const char *image, const char *kernel,
@@ -227,14 +234,15 @@ static int boot(struct instance *instance, struct error *err)
     AUTO_FREE char *image = NULL;
     AUTO_FREE char *kernel = NULL;
     const struct instance_config *config = &instance->config;
+    uint64_t *spent_us = &instance->timings.decompress_us;
     int r = make_home(instance, err);
 
     if (r < 0)
         return r;
     instance_tell(instance, STAGE_DECOMPRESS);
-    r = instance_find_raw(instance, config->kernel, IMAGE_KERNEL, &kernel, err);
+    r = find_raw(config->store, config->kernel, IMAGE_KERNEL, &kernel, spent_us, err);
     if (r == 0)
-        r = instance_find_raw(instance, config->image, IMAGE_ROOT, &image, err);
+        r = find_raw(config->store, config->image, IMAGE_ROOT, &image, spent_us, err);
     if (r == 0)
         r = start_vm(instance, image, kernel, err);
     if (r == 0)
@@ -398,6 +406,17 @@ int instance_invoke(struct instance *instance, const struct agent_event *event,
 bool instance_usable(const struct instance *instance)
 {
     return instance->state == STATE_IDLE;
+}
+
+bool instance_is_alive(const struct instance *instance)
+{
+    struct pollfd end = {.events = POLLIN};
+
+    if (!instance->vm || instance->state == STATE_LOST)
+        return false;
+    /* What a monitor says unasked is how its guest ended. */
+    end.fd = instance->config.hypervisor->end_fd(instance->vm);
+    return poll(&end, 1, 0) <= 0;
 }
 
 const struct agent_hello *instance_hello(const struct instance *instance)

@@ -131,6 +131,14 @@ int instance_restore(const struct instance_config *config, const struct instance
 /* instance_usable - may it be given (further) events? */
 bool instance_usable(const struct instance *instance);
 
+/* instance_is_alive - has its VM not ended, as far as is known without asking it? Never blocks. */
+bool instance_is_alive(const struct instance *instance);
+
+/* instance_find_image - the raw copy of the root image @name in config->store, decompressed now if
+ * need be. *ret_path is owned (free()). Errors: as instance_boot(). */
+int instance_find_image(const struct instance_config *config, const char *name, char **ret_path,
+                        struct error *err);
+
 /* All borrowed until the instance is destroyed. */
 const struct agent_hello *instance_hello(const struct instance *instance);
 const struct instance_timings *instance_timings(const struct instance *instance);

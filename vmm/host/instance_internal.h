@@ -82,10 +82,6 @@ int instance_broken(struct instance *instance, int r, struct error *err);
 int instance_new(const struct instance_config *config, struct instance **ret_instance,
                  struct error *err);
 
-/* instance_find_raw - the raw copy of image @name; *ret_path is owned. */
-int instance_find_raw(struct instance *instance, const char *name, enum image_kind kind,
-                      char **ret_path, struct error *err);
-
 /* instance_be_patient - as this host needs it. */
 void instance_be_patient(struct instance *instance, bool emulates_supervisor);
 

@@ -154,9 +154,7 @@ static int restore(struct instance *instance, const struct instance_frozen *froz
 {
     AUTO_FREE char *found = NULL;
     const struct instance_config *config = &instance->config;
-    int r = config->image_path
-                ? 0
-                : instance_find_raw(instance, config->image, IMAGE_ROOT, &found, err);
+    int r = config->image_path ? 0 : instance_find_image(config, config->image, &found, err);
     const struct shell_shape shape = {.image = found ? found : config->image_path,
                                       .memory_mib = config->memory_mib,
                                       .vcpus = config->vcpus};
