@@ -156,8 +156,14 @@ $(BUILD)/asan/bin/%: $(BUILD)/asan/tests/unit/%.o $(BUILD)/asan/libmayfly.a
 	@echo '  LINK  $@'
 	$(Q)$(CC) $(SANITIZE) -o $@ $^ -lcmocka $(HOST_LIBS) $(VMM_LIBS) $(AGENT_LIBS)
 
-test-integration: build
+test-integration: build $(BIN)/dispatcher_driver
 	@scripts/run-integration-tests.sh $(BUILD) $(STATE)
+
+# What Python cannot call by itself.
+$(BIN)/%_driver: $(O)/tests/integration/%_driver.o $(O)/libmayfly.a
+	@mkdir -p $(@D)
+	@echo '  LINK  $@'
+	$(Q)$(CC) $(CFLAGS) $(LINK_PIE) -o $@ $^ $(HOST_LIBS) $(VMM_LIBS)
 
 bench: deps ## measure, print a table, write build/bench/*.json
 	@$(MAKE) --no-print-directory assets $(BENCHES:%=$(BIN)/%)

@@ -422,6 +422,7 @@ static void test_cannot_be_made(void **state)
 
     (void)state;
     config.machine.monitor_path = "/nonexistent/mayfly-vmm";
+    config.n_makers = 2;
     struct shell_pool *pool = pool_of(&config);
     assert_int_equal(shell_pool_take(pool, &shape, &shell), -EAGAIN);
     poll(NULL, 0, 1000);

@@ -737,11 +737,14 @@ void instance_pool_free(struct instance_pool *pool)
 
     if (!pool)
         return;
-    pool_keepers_join(pool);
+    pthread_mutex_lock(&pool->lock);
     while ((slot = TAILQ_FIRST(&pool->idle)))
         pool_slot_doom_idle(pool, slot);
     while ((version = TAILQ_FIRST(&pool->versions)))
         pool_version_retire(pool, version);
+    pthread_mutex_unlock(&pool->lock);
+    /* They end what is doomed, several at a time. */
+    pool_keepers_join(pool);
     while ((slot = TAILQ_FIRST(&pool->doomed))) {
         TAILQ_REMOVE(&pool->doomed, slot, in_all);
         pool->config.ops->destroy(slot->instance);

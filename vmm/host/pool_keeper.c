@@ -262,7 +262,7 @@ static void *keeper_main(void *opaque)
     struct instance_pool *pool = opaque;
 
     pthread_mutex_lock(&pool->lock);
-    while (!pool->is_ending) {
+    while (!pool->is_ending || !TAILQ_EMPTY(&pool->doomed)) {
         uint64_t at_ns = keep(pool);
 
         if (at_ns > 0 && !pool->is_ending)

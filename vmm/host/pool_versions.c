@@ -8,7 +8,7 @@
 #include "common/text_hash.h"
 #include "instance_pool_internal.h"
 
-enum { VERSIONS_DEFAULT = 1024 };
+enum { VERSIONS_DEFAULT = 1024, TRIM_LOOKS = 16 };
 
 static size_t bucket_of(const struct function_version *version)
 {
@@ -75,13 +75,13 @@ static bool is_unused(const struct pool_version *version)
     return version->users == 0 && version->live == 0;
 }
 
-/* Forgets the snapshots that were not used for longest. */
+/* Forgets the snapshots that were not used for longest, as far as a short look finds them. */
 static void trim(struct instance_pool *pool)
 {
     uint32_t limit = pool->config.max_versions ? pool->config.max_versions : VERSIONS_DEFAULT;
     struct pool_version *item = TAILQ_FIRST(&pool->versions);
 
-    while (item && pool->n_versions > limit) {
+    for (int i = 0; i < TRIM_LOOKS && item && pool->n_versions > limit; i++) {
         struct pool_version *next = TAILQ_NEXT(item, in_all);
 
         if (is_unused(item) && item->provision.maximum == 0)

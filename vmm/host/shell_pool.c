@@ -14,13 +14,14 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "common/clock.h"
 #include "common/fd.h"
 #include "shell_policy.h"
 
 enum {
-    MAKERS_DEFAULT = 2,
+    MAKERS_MIN = 2, /* one may be busy with a monitor that does not answer */
     MAKERS_MAX = 16,
     WATCHER_BATCH = 16,
     STOP_EVENT = 0,           /* the watcher's; shells have serials from 1 */
@@ -489,8 +490,13 @@ static int start_thread(pthread_t *thread, void *(*main)(void *), struct shell_p
 
 static int start_threads(struct shell_pool *pool, struct error *err)
 {
-    uint32_t wanted = pool->config.n_makers ? pool->config.n_makers : MAKERS_DEFAULT;
-    int r = start_thread(&pool->watcher, watcher_main, pool);
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    uint32_t wanted = pool->config.n_makers;
+    int r;
+
+    if (wanted == 0)
+        wanted = cores > MAKERS_MIN ? (uint32_t)cores : MAKERS_MIN;
+    r = start_thread(&pool->watcher, watcher_main, pool);
 
     pool->has_watcher = r == 0;
     while (r == 0 && pool->n_makers < wanted && pool->n_makers < MAKERS_MAX) {

@@ -19,7 +19,7 @@ struct shell_pool_config {
     struct instance_config machine;
     uint32_t per_shape; /* how many to keep of each shape; 0: none, all are made on request */
     uint32_t limit;     /* over all shapes: the least recently used give way */
-    uint32_t n_makers;  /* threads that make shells; 0: 2 */
+    uint32_t n_makers;  /* threads that make shells, at most 16; 0: one a core, at least 2 */
 };
 
 struct shell_pool_status {
