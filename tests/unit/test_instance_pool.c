@@ -469,6 +469,46 @@ static void test_memory(void **state)
     end(pool);
 }
 
+static atomic_int available;
+
+static uint64_t read_available(void)
+{
+    return (uint64_t)available;
+}
+
+/* Idle ones go first, those that are provisioned last, busy ones never. */
+static void test_memory_runs_out(void **state)
+{
+    const struct pool_provision one = {.minimum = 1, .maximum = 1, .target = 1.0};
+    struct instance_pool_config config = config_of(60000, 10);
+    struct function_version f = version_of("t", "f", 1), g = version_of("t", "g", 1);
+    struct pool_lease idle[2], verdict;
+
+    (void)state;
+    config.min_available_bytes = 100;
+    config.read_available = read_available;
+    available = 100;
+    struct instance_pool *pool = pool_of(&config);
+    assert_int_equal(instance_pool_provision(pool, &f, &one, &verdict, NULL), 0);
+    struct pool_lease busy = acquire(pool, &g);
+    for (int i = 0; i < 2; i++)
+        idle[i] = acquire(pool, &g);
+    for (int i = 0; i < 2; i++)
+        release(pool, &idle[i], true);
+    assert_int_equal(counts_of(pool).idle, 3);
+    available = 99;
+    AWAIT(source.live == 1);
+    assert_int_equal(counts_of(pool).ended_memory, 3);
+    assert_int_equal(acquire(pool, &f).verdict, POOL_HOST_FULL);
+    available = 100;
+    release(pool, &busy, true);
+    busy = acquire(pool, &g);
+    assert_int_equal(busy.start, START_WARM);
+    AWAIT(counts_of(pool).idle == 1); /* what was promised is there again */
+    release(pool, &busy, true);
+    end(pool);
+}
+
 static void test_invalidated(void **state)
 {
     struct instance_pool_config config = config_of(60000, 10);
@@ -705,6 +745,7 @@ int main(void)
         TEST(test_throttles),
         TEST(test_room),
         TEST(test_memory),
+        TEST(test_memory_runs_out),
         TEST(test_invalidated),
         TEST(test_deleted),
         TEST(test_bad_snapshot),

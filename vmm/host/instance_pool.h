@@ -30,8 +30,9 @@ struct instance_pool_config {
     /* Idle instances are ended, and none are started, while the host has less available (as
      * /proc/meminfo counts). 0: no such limit. */
     uint64_t min_available_bytes;
-    uint64_t tracking_interval_ms; /* of provisioned concurrency; 0: 60 s */
-    uint32_t n_keepers;            /* threads; 0: 2 */
+    uint64_t (*read_available)(void); /* bytes; NULL: MemAvailable */
+    uint64_t tracking_interval_ms;    /* of provisioned concurrency; 0: 60 s */
+    uint32_t n_keepers;               /* threads; 0: 2 */
     int interrupt_fd; /* owned by the caller: an eventfd that the source's instances wait on, too.
                          Written when a shutdown's deadline has passed. -1: none */
 };

@@ -44,7 +44,10 @@ bool pool_is_short_of_memory(struct instance_pool *pool)
     if (pool->config.min_available_bytes == 0)
         return false;
     if (now_ns - pool->memory_read_ns > MEMORY_READ_MS * (uint64_t)NS_PER_MS) {
-        pool->is_short = available_bytes() < pool->config.min_available_bytes;
+        uint64_t (*read_available)(void) = pool->config.read_available;
+
+        pool->is_short = (read_available ? read_available() : available_bytes()) <
+                         pool->config.min_available_bytes;
         pool->memory_read_ns = now_ns;
     }
     return pool->is_short;
