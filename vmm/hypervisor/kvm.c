@@ -29,15 +29,14 @@ enum {
     REQUEST_TIMEOUT_MS = 5000,
     SNAPSHOT_TIMEOUT_MS = 120000,
     CONSOLE_LIMIT_BYTES = 16 * 1024 * 1024,
-    FIXED_FDS = 4, /* /dev/kvm, kernel, console, vsock listener */
+    FIXED_FDS = 5, /* /dev/kvm, kernel, console, vsock listener, the agent's stream */
 };
 
 struct vm {
     struct monitor_client *client; /* owned */
-    int agent_listener;            /* owned */
+    int agent;                     /* owned: our end of the agent's stream; -1: given away */
     uint32_t memory_mib;
     char *vsock_path; /* owned; the socket there is ours to unlink */
-    char *agent_path; /* owned; likewise */
 };
 
 static int open_kvm(struct error *err)
@@ -124,21 +123,32 @@ static int add_fd(struct start_fds *set, int fd)
     return 0;
 }
 
+/* Both ends of the agent's stream are made here: a monitor in an empty root can connect nowhere. */
+static int add_agent_stream(struct vm *vm, struct start_fds *set, struct error *err)
+{
+    int pair[2];
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+        return error_set(err, errno, "make the agent's connection");
+    vm->agent = pair[0];
+    return add_fd(set, pair[1]);
+}
+
 /* In the order that control.proto gives. */
-static int open_start_fds(const struct vm_config *config, const char *vsock_path,
-                          struct start_fds *set, struct error *err)
+static int open_start_fds(struct vm *vm, const struct vm_config *config, struct start_fds *set,
+                          struct error *err)
 {
     int r = add_fd(set, open_kvm(err));
 
     if (r == 0)
         r = add_fd(set, open_console(config, err));
     if (r == 0)
-        r = add_fd(set, vsock_listen(vsock_path, err));
+        r = add_fd(set, vsock_listen(vm->vsock_path, err));
     if (r == 0 && config->kernel_path)
         r = add_fd(set, open_input("the kernel", config->kernel_path, err));
     for (size_t i = 0; r == 0 && i < config->n_disks; i++)
         r = add_fd(set, open_input("the image", config->disks[i].path, err));
-    return r;
+    return r < 0 ? r : add_agent_stream(vm, set, err);
 }
 
 static char *text_argument(const char *text)
@@ -154,6 +164,7 @@ static int send_start(struct vm *vm, const struct vm_config *config, const struc
     Mayfly__Monitor__Disk disks[VM_MAX_DISKS];
     Mayfly__Monitor__Disk *disk_pointers[VM_MAX_DISKS];
     Mayfly__Monitor__Reply *reply = NULL;
+    uint32_t agent_port = AGENT_PORT;
 
     mayfly__monitor__start__init(&start);
     for (size_t i = 0; i < config->n_disks; i++) {
@@ -168,9 +179,10 @@ static int send_start(struct vm *vm, const struct vm_config *config, const struc
     start.command_line = text_argument(config->command_line ? config->command_line : "");
     start.n_disks = config->n_disks;
     start.disks = disk_pointers;
-    start.vsock_path = vm->vsock_path;
     start.console_limit_bytes = CONSOLE_LIMIT_BYTES;
     start.guest_cid = GUEST_CID;
+    start.n_host_ports = 1;
+    start.host_ports = &agent_port;
     start.shell = config->kernel_path == NULL;
     request.body_case = MAYFLY__MONITOR__REQUEST__BODY_START;
     request.start = &start;
@@ -186,25 +198,18 @@ static void kvm_destroy(struct vm *vm)
     if (!vm)
         return;
     monitor_client_close(vm->client);
-    fd_close_at_exit(&vm->agent_listener);
+    fd_close_at_exit(&vm->agent);
     if (vm->vsock_path)
         unlink(vm->vsock_path);
-    if (vm->agent_path)
-        unlink(vm->agent_path);
     free(vm->vsock_path);
-    free(vm->agent_path);
     free(vm);
 }
 
-static int name_sockets(struct vm *vm, const char *directory, struct error *err)
+static int name_socket(struct vm *vm, const char *directory, struct error *err)
 {
     if (asprintf(&vm->vsock_path, "%s/vsock.sock", directory) < 0) {
         vm->vsock_path = NULL;
-        return error_set(err, ENOMEM, "name the VM's sockets");
-    }
-    if (asprintf(&vm->agent_path, "%s_%d", vm->vsock_path, AGENT_PORT) < 0) {
-        vm->agent_path = NULL;
-        return error_set(err, ENOMEM, "name the VM's sockets");
+        return error_set(err, ENOMEM, "name the VM's socket");
     }
     return 0;
 }
@@ -215,17 +220,14 @@ static int build(struct vm *vm, const struct vm_config *config, struct start_fds
 {
     char monitor[PATH_MAX], name[NAME_MAX + 1];
     const char *slash = strrchr(config->directory, '/');
-    int r = name_sockets(vm, config->directory, err);
+    int r = name_socket(vm, config->directory, err);
 
     if (r == 0)
         r = find_monitor(config, monitor, sizeof(monitor), err);
     if (r == 0)
-        r = open_start_fds(config, vm->vsock_path, set, err);
+        r = open_start_fds(vm, config, set, err);
     if (r < 0)
         return r;
-    vm->agent_listener = vsock_listen(vm->agent_path, err);
-    if (vm->agent_listener < 0)
-        return vm->agent_listener;
     snprintf(name, sizeof(name), "%s", slash ? slash + 1 : config->directory);
     r = monitor_client_open(monitor, name, &vm->client, err);
     if (r == 0)
@@ -244,7 +246,7 @@ static int kvm_start(const struct vm_config *config, struct vm **ret_vm, struct 
     vm = calloc(1, sizeof(*vm));
     if (!vm)
         return error_set(err, ENOMEM, "make a VM");
-    vm->agent_listener = -1;
+    vm->agent = -1;
     vm->memory_mib = config->memory_mib;
     r = build(vm, config, &set, err);
     if (r < 0) {
@@ -255,22 +257,18 @@ static int kvm_start(const struct vm_config *config, struct vm **ret_vm, struct 
     return 0;
 }
 
-/* Takes the connection that poll() announced. Returns an owned blocking socket or -errno. */
-static int take_agent(struct vm *vm)
-{
-    int fd = accept4(vm->agent_listener, NULL, NULL, SOCK_CLOEXEC);
-
-    return fd < 0 ? -errno : fd;
-}
-
+/* The stream is there from the start: what tells that the agent has it is its first word, or the
+ * stream's end. */
 static int kvm_accept_agent(struct vm *vm, uint64_t timeout_ms, int interrupt_fd, int *ret_fd,
                             struct error *err)
 {
     uint64_t deadline_ns = clock_now_ns() + timeout_ms * 1000000u;
-    struct pollfd fds[] = {{.fd = vm->agent_listener, .events = POLLIN},
+    struct pollfd fds[] = {{.fd = vm->agent, .events = POLLIN},
                            {.fd = monitor_client_fd(vm->client), .events = POLLIN},
                            {.fd = interrupt_fd, .events = POLLIN}};
 
+    if (vm->agent < 0)
+        return error_say(err, EALREADY, "the agent's connection was taken before");
     for (;;) {
         uint64_t now = clock_now_ns();
 
@@ -284,19 +282,13 @@ static int kvm_accept_agent(struct vm *vm, uint64_t timeout_ms, int interrupt_fd
             continue;
         if (fds[2].revents)
             return error_say(err, EINTR, "interrupted");
-        if (fds[0].revents) {
-            int fd = take_agent(vm);
-
-            if (fd < 0 && fd != -EAGAIN && fd != -ECONNABORTED && fd != -EINTR)
-                return error_set(err, -fd, "accept the guest's agent");
-            if (fd >= 0) {
-                *ret_fd = fd;
-                return 0;
-            }
-        }
         monitor_client_poll(vm->client);
         if (monitor_client_end(vm->client, NULL) != VM_ALIVE)
             return monitor_client_say_end(vm->client, err);
+        if (fds[0].revents & POLLIN) {
+            *ret_fd = fd_steal(&vm->agent);
+            return 0;
+        }
     }
 }
 
@@ -346,12 +338,16 @@ static int kvm_snapshot(struct vm *vm, int memory_fd, int state_fd, struct error
     Mayfly__Monitor__Snapshot snapshot = MAYFLY__MONITOR__SNAPSHOT__INIT;
     Mayfly__Monitor__Request request = MAYFLY__MONITOR__REQUEST__INIT;
     Mayfly__Monitor__Reply *reply = NULL;
-    const int fds[] = {memory_fd, state_fd};
+    AUTO_FD pagemap = -1;
+    int r = monitor_memory_open_pagemap(monitor_client_pid(vm->client), &pagemap, err);
 
+    if (r < 0)
+        return r;
+    const int fds[] = {memory_fd, state_fd, pagemap};
     snapshot.kept_host_port = AGENT_PORT;
     request.body_case = MAYFLY__MONITOR__REQUEST__BODY_SNAPSHOT;
     request.snapshot = &snapshot;
-    int r = monitor_client_request(vm->client, &request, fds, 2, SNAPSHOT_TIMEOUT_MS, &reply, err);
+    r = monitor_client_request(vm->client, &request, fds, 3, SNAPSHOT_TIMEOUT_MS, &reply, err);
     if (r == 0)
         mayfly__monitor__reply__free_unpacked(reply, NULL);
     return r;

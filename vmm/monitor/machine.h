@@ -14,20 +14,28 @@
 
 struct machine;
 
-enum { MACHINE_MAX_DISKS = 8 };
+enum { MACHINE_MAX_DISKS = 8, MACHINE_MAX_HOST_PORTS = 4 };
 
 struct machine_disk {
     int fd; /* borrowed during machine_new() */
     bool pmem, read_only;
 };
 
+/* A port of the host that the guest may connect to, once. */
+struct machine_host_port {
+    uint32_t port;
+    int fd; /* a connected stream; borrowed during machine_new() */
+};
+
 struct machine_config {
     uint32_t memory_mib;
     uint32_t vcpus;
-    const char *command_line;                /* appended to the machine's own */
-    int kvm_fd, console_fd, vsock_listen_fd; /* borrowed for the machine's life */
+    const char *command_line;        /* appended to the machine's own */
+    int kvm_fd;                      /* borrowed for the machine's life */
+    int console_fd, vsock_listen_fd; /* borrowed during machine_new() */
     int kernel_fd; /* borrowed during machine_new(); -1: a shell, for machine_restore() */
-    const char *vsock_path;
+    size_t n_host_ports;
+    struct machine_host_port host_ports[MACHINE_MAX_HOST_PORTS];
     uint64_t console_limit_bytes;
     uint32_t guest_cid;
     size_t n_disks;
