@@ -33,6 +33,7 @@ enum {
 };
 
 struct vm {
+    struct jail *jail;             /* owned; outlives the client */
     struct monitor_client *client; /* owned */
     int agent;                     /* owned: our end of the agent's stream; -1: given away */
     uint32_t memory_mib;
@@ -198,6 +199,7 @@ static void kvm_destroy(struct vm *vm)
     if (!vm)
         return;
     monitor_client_close(vm->client);
+    jail_free(vm->jail);
     fd_close_at_exit(&vm->agent);
     if (vm->vsock_path)
         unlink(vm->vsock_path);
@@ -229,7 +231,14 @@ static int build(struct vm *vm, const struct vm_config *config, struct start_fds
     if (r < 0)
         return r;
     snprintf(name, sizeof(name), "%s", slash ? slash + 1 : config->directory);
-    r = monitor_client_open(monitor, name, &vm->client, err);
+    const struct jail_config jail = {.mode = config->jail,
+                                     .name = name,
+                                     .memory_mib = config->memory_mib,
+                                     .vcpus = config->vcpus,
+                                     .seccomp_trap = config->seccomp_trap};
+    r = jail_new(&jail, &vm->jail, err);
+    if (r == 0)
+        r = monitor_client_open(monitor, name, vm->jail, &vm->client, err);
     if (r == 0)
         r = send_start(vm, config, set, err);
     return r;
@@ -343,6 +352,9 @@ static int kvm_snapshot(struct vm *vm, int memory_fd, int state_fd, struct error
 
     if (r < 0)
         return r;
+    r = jail_room_for_file(vm->jail, (uint64_t)vm->memory_mib << 20, err);
+    if (r < 0)
+        return r;
     const int fds[] = {memory_fd, state_fd, pagemap};
     snapshot.kept_host_port = AGENT_PORT;
     request.body_case = MAYFLY__MONITOR__REQUEST__BODY_SNAPSHOT;
@@ -424,6 +436,9 @@ static int kvm_status(struct vm *vm, struct vm_status *ret_status, struct error 
                                .private_bytes = monitor_memory_private(
                                    monitor_client_pid(vm->client), (uint64_t)vm->memory_mib << 20)};
     }
+    if (r == 0)
+        snprintf(ret_status->jail_missing, sizeof(ret_status->jail_missing), "%s",
+                 jail_missing(vm->jail));
     if (reply)
         mayfly__monitor__reply__free_unpacked(reply, NULL);
     return r;

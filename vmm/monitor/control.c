@@ -26,6 +26,7 @@ enum {
 struct control {
     int socket;        /* borrowed */
     struct loop *loop; /* borrowed */
+    enum seccomp_way seccomp;
     struct loop_source *source;
     struct machine *machine; /* owned; NULL before Start */
     Mayfly__Monitor__StatusReply__State state;
@@ -111,6 +112,7 @@ static int machine_config_of(const struct control *control, const Mayfly__Monito
         .vsock_listen_fd = control->fds[FD_VSOCK],
         .console_limit_bytes = start->console_limit_bytes,
         .guest_cid = start->guest_cid,
+        .seccomp = control->seccomp,
         .n_disks = start->n_disks,
         .n_host_ports = start->n_host_ports,
     };
@@ -342,7 +344,8 @@ static void on_readable(void *opaque, uint32_t events)
     mayfly__monitor__request__free_unpacked(request, NULL);
 }
 
-int control_new(int socket, struct loop *loop, struct control **ret_control, struct error *err)
+int control_new(int socket, struct loop *loop, enum seccomp_way way, struct control **ret_control,
+                struct error *err)
 {
     struct control *control = calloc(1, sizeof(*control));
 
@@ -350,6 +353,7 @@ int control_new(int socket, struct loop *loop, struct control **ret_control, str
         return error_set(err, ENOMEM, "control socket");
     control->socket = socket;
     control->loop = loop;
+    control->seccomp = way;
     int r = loop_add(loop, socket, EPOLLIN, on_readable, control, &control->source);
     if (r < 0) {
         free(control);

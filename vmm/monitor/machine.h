@@ -10,6 +10,7 @@
 
 #include "common/error.h"
 #include "common/loop.h"
+#include "seccomp_filter.h"
 #include "vcpu.h"
 
 struct machine;
@@ -38,6 +39,7 @@ struct machine_config {
     struct machine_host_port host_ports[MACHINE_MAX_HOST_PORTS];
     uint64_t console_limit_bytes;
     uint32_t guest_cid;
+    enum seccomp_way seccomp;
     size_t n_disks;
     struct machine_disk disks[MACHINE_MAX_DISKS];
 };
@@ -73,8 +75,9 @@ int machine_new(const struct machine_config *config, struct loop *loop, machine_
 void machine_free(struct machine *machine);
 
 /*
- * machine_start - make the vCPUs' threads. A machine with a kernel runs then; a shell's threads
- * wait, so that a restore only has to wake them.
+ * machine_start - make the vCPUs' threads, and put a filter of system calls on each and on the
+ * caller's. A machine with a kernel runs then; a shell's threads wait, so that a restore only has
+ * to wake them. Once for a process: there are no threads to be made afterwards.
  */
 int machine_start(struct machine *machine, struct error *err);
 

@@ -47,6 +47,7 @@ struct machine {
     size_t n_host_ports;
     struct machine_host_port host_ports[MACHINE_MAX_HOST_PORTS]; /* fds owned; -1: taken */
 
+    struct sock_fprog control_filter, vcpu_filter; /* owned; empty: none */
     struct vcpu_host vcpu_host;
     unsigned n_vcpus;
     struct vcpu *vcpus[LAYOUT_VCPUS_MAX]; /* owned */
