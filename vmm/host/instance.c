@@ -145,6 +145,8 @@ int instance_start_vm(struct instance *instance, const char *image, const char *
                            .directory = instance->directory.path,
                            .console_path = config->console_path,
                            .command_line = config->command_line,
+                           .jail = config->jail,
+                           .seccomp_trap = config->seccomp_trap,
                            .memory_mib = config->memory_mib,
                            .vcpus = config->vcpus,
                            .n_disks = 1,
@@ -172,6 +174,7 @@ int instance_learn_pace(struct instance *instance, struct error *err)
     if (status.end != VM_ALIVE)
         return error_say(err, ECONNRESET, "%s", status.end_text);
     instance->private_bytes = status.private_bytes;
+    memcpy(instance->jail_missing, status.jail_missing, sizeof(instance->jail_missing));
     instance->patience = status.emulates_supervisor ? &emulated_patience : &hardware_patience;
     return 0;
 }
@@ -406,6 +409,11 @@ const struct agent_hello *instance_hello(const struct instance *instance)
 const struct instance_timings *instance_timings(const struct instance *instance)
 {
     return &instance->timings;
+}
+
+const char *instance_jail_missing(const struct instance *instance)
+{
+    return instance->jail_missing;
 }
 
 uint64_t instance_private_bytes(const struct instance *instance)
