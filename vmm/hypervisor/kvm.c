@@ -61,7 +61,7 @@ static int open_kvm(struct error *err)
 /* Opens what a VM reads: a regular file, or it is refused. */
 static int open_input(const char *what, const char *path, struct error *err)
 {
-    AUTO_FD fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    AUTO_FD fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
     struct stat st;
 
     if (fd < 0 || fstat(fd, &st) < 0)
@@ -71,19 +71,29 @@ static int open_input(const char *what, const char *path, struct error *err)
     return fd_steal(&fd);
 }
 
+/* No link is followed: what it leads to is not ours to empty. */
 static int open_console(const struct vm_config *config, struct error *err)
 {
-    char path[PATH_MAX];
-    int r = config->console_path
-                ? snprintf(path, sizeof(path), "%s", config->console_path)
-                : snprintf(path, sizeof(path), "%s/console.log", config->directory);
+    const int flags = O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW;
+    int fd;
 
-    if (r < 0 || (size_t)r >= sizeof(path))
-        return error_say(err, ENAMETOOLONG, "the console file's path is too long");
-    int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0600);
-    if (fd < 0)
-        return error_set(err, errno, "open the console file '%s'", path);
-    return fd;
+    if (config->console_path) {
+        fd = open(config->console_path, flags | O_TRUNC, 0600);
+        return fd < 0 ? error_set(err, errno, "open the console file '%s'", config->console_path)
+                      : fd;
+    }
+    AUTO_FD directory = open(config->directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (directory < 0)
+        return error_set(err, errno, "open the VM's directory '%s'", config->directory);
+    AUTO_FD file = openat(directory, "console.log", flags, 0600);
+    struct stat st;
+    if (file < 0 || fstat(file, &st) < 0)
+        return error_set(err, errno, "open '%s/console.log'", config->directory);
+    if (!S_ISREG(st.st_mode) || st.st_nlink != 1)
+        return error_say(err, EPERM, "'%s/console.log' is a link, or no file", config->directory);
+    if (ftruncate(file, 0) < 0)
+        return error_set(err, errno, "empty '%s/console.log'", config->directory);
+    return fd_steal(&file);
 }
 
 /* mayfly-vmm beside the running program, unless the caller names another. */
