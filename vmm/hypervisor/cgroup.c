@@ -168,6 +168,19 @@ static int enable_below(int directory, unsigned bits)
     return r;
 }
 
+/* All VMs together are one competitor for the CPUs: they weigh as much as a process on each of
+ * them. An administrator's own setting stays; where there is no such file, it is no cpu hierarchy.
+ */
+static void give_weight(int parent, bool v2)
+{
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    long weight = (cpus > 0 ? cpus : 1) * (v2 ? 100 : 1024), most = v2 ? 10000 : 262144;
+    char text[24];
+
+    snprintf(text, sizeof(text), "%ld", weight < most ? weight : most);
+    write_file(parent, v2 ? "cpu.weight" : "cpu.shares", text);
+}
+
 /* <hierarchy>/mayfly, made where it is missing. Returns an owned fd or -errno. */
 static int open_parent(const struct hierarchy *hierarchy)
 {
@@ -176,11 +189,14 @@ static int open_parent(const struct hierarchy *hierarchy)
 
     if (r == 0 && hierarchy->v2)
         r = enable_below(root, hierarchy->chosen);
-    if (r == 0 && mkdirat(root, PARENT, 0755) < 0 && errno != EEXIST)
+    bool is_new = r == 0 && mkdirat(root, PARENT, 0755) == 0;
+    if (r == 0 && !is_new && errno != EEXIST)
         r = -errno;
     if (r < 0)
         return r;
     AUTO_FD parent = open_directory(root, PARENT);
+    if (parent >= 0 && is_new)
+        give_weight(parent, hierarchy->v2);
     if (parent >= 0 && hierarchy->v2)
         r = enable_below(parent, hierarchy->chosen);
     return r < 0 ? r : fd_steal(&parent);
