@@ -267,6 +267,38 @@ def what_is_missing_is_said():
 
 
 @suite.case
+def without_root():
+    """A user who may only open /dev/kvm: no user of the VM's own and no limits, but all the rest."""
+    need_kvm()
+    need_root()  # to become such a user, with images that are his
+    home = os.path.join(work, "home")
+    os.chmod(work, 0o755)
+    subprocess.run(["sh", "-ec", f"""mkdir {home}; cp -r {STATE}/images {STATE}/snapshots {home}
+        cp {MAYFLY} {MAYFLY}-vmm {home}; chown -R 12345:12345 {home}"""], check=True)
+    function()
+    script = """mount -t tmpfs none /dev && mknod -m 666 /dev/kvm c 10 232 &&
+        mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9 || exit 99
+        exec setpriv --reuid=12345 --regid=12345 --clear-groups "$@" """
+    child = subprocess.Popen(
+        ["unshare", "-m", "sh", "-c", script, "sh", f"{home}/mayfly", "run", f"{work}/sleeper",
+         "--handler", "app.handler", "--timeout", "900", "--state", home, "--event",
+         '{"n": 7, "seconds": 600}'],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for_handler(child, 7)
+    monitor = monitor_of(child.pid)
+    status = status_of(f"proc/{monitor}")
+    assert status["Uid"].split() == ["12345"] * 4, status
+    assert status["Seccomp"].strip() == "2" and status["NoNewPrivs"].strip() == "1", status
+    for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(status[name], 16) == 0, (name, status)
+    check_descriptors(monitor)
+    check_surroundings(monitor)
+    child.send_signal(signal.SIGTERM)
+    said = child.communicate(timeout=60)[1]
+    assert "a user of its own: only root can give it one" in said, said
+
+
+@suite.case
 def no_jail_is_said_loudly():
     need_kvm()
     done = mayfly("run", function(), "--handler", "app.handler", "--no-jail", "--event",

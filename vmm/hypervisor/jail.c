@@ -66,13 +66,17 @@ static void take_user(struct jail *jail)
         note(jail, "a user of its own", err.text);
 }
 
-/* Not root: a user namespace brings the privileges for the other namespaces. The user stays. */
+/*
+ * Not root: a user namespace brings the privileges for the other namespaces. The user stays; in
+ * there its number is 0, which without capabilities means nothing but that the /proc files of a
+ * process that is not dumpable stay this user's, and so the host's to read: proc(5).
+ */
 static void take_user_namespace(struct jail *jail)
 {
     struct jail_plan *plan = &jail->plan;
 
-    snprintf(plan->user_map, sizeof(plan->user_map), "%u %u 1", geteuid(), geteuid());
-    snprintf(plan->group_map, sizeof(plan->group_map), "%u %u 1", getegid(), getegid());
+    snprintf(plan->user_map, sizeof(plan->user_map), "0 %u 1", geteuid());
+    snprintf(plan->group_map, sizeof(plan->group_map), "0 %u 1", getegid());
     note(jail, "a user of its own", "only root can give it one");
 }
 
