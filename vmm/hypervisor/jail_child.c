@@ -171,7 +171,7 @@ static void make_namespaces(const struct jail_plan *plan)
         failed(plan, FD_REPORTS, STEP_EMPTY_ROOT, false);
 }
 
-static int set_limit(int what, uint64_t most)
+static int set_limit(__rlimit_resource_t what, uint64_t most)
 {
     const struct rlimit limit = {.rlim_cur = most, .rlim_max = most};
 
