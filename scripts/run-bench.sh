@@ -22,3 +22,6 @@ echo "== restore"
 # Guests of 2 GiB boot once, for their snapshot; COUNT rounds are enough for a p90.
 "$build/bin/mayfly" bench restore --count "${COUNT:-50}" --alive "${ALIVE:-100}" \
     --state "$state" --json "$out/restore.json" --plot "$out/restore.svg"
+
+echo "== jail and filters of system calls"
+"$build/bin/bench_jail" "$state" "$build/bin/mayfly-vmm" 50 "$out/jail.json"

@@ -63,7 +63,7 @@ static void start(struct harness *h)
     memset(h, 0, sizeof(*h));
     test_driver_init(&h->driver);
     struct virtio_vsock_config config = {
-        .guest_cid = 3, .listen_fd = listen_at(path), .path = path};
+        .guest_cid = 3, .listen_fd = listen_at(path), .dial = test_dial, .opaque = path};
     snprintf(listener, sizeof(listener), "%s_7", path);
     h->listener = listen_at(listener);
     for (unsigned i = 0; i < CLIENTS; i++)

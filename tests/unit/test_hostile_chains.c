@@ -54,8 +54,7 @@ static int make_blk(struct test_driver *d)
 
 static int make_vsock(struct test_driver *d)
 {
-    const struct virtio_vsock_config config = {
-        .guest_cid = 3, .listen_fd = -1, .path = "/nonexistent/v"};
+    const struct virtio_vsock_config config = {.guest_cid = 3, .listen_fd = -1};
 
     return virtio_vsock_new(&config, d->loop, &d->guest.memory, test_driver_irq(d), &d->mmio, NULL);
 }

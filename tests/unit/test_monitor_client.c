@@ -127,7 +127,7 @@ static struct monitor_client *spawn(const char *way)
     struct monitor_client *client = NULL;
     struct error err;
 
-    if (monitor_client_open("/proc/self/exe", way, &client, &err) < 0)
+    if (monitor_client_open("/proc/self/exe", way, NULL, &client, &err) < 0)
         fail_msg("%s", err.text);
     return client;
 }
@@ -238,9 +238,10 @@ static void test_no_program(void **state)
     struct error err;
 
     (void)state;
-    assert_int_equal(monitor_client_open("/nonexistent/mayfly-vmm", "x", &client, &err), -ENOENT);
+    assert_int_equal(monitor_client_open("/nonexistent/mayfly-vmm", "x", NULL, &client, &err),
+                     -ENOENT);
     assert_non_null(strstr(err.text, "/nonexistent/mayfly-vmm"));
-    assert_int_equal(monitor_client_open("/etc/passwd", "x", &client, &err), -EACCES);
+    assert_int_equal(monitor_client_open("/etc/passwd", "x", NULL, &client, &err), -EACCES);
 }
 
 /* No descriptor, environment or session of ours in the child. */
@@ -250,7 +251,7 @@ static void test_start(void **state)
     int status = 0, leaked = dup(1); /* not CLOEXEC: only close_range() keeps it away */
 
     (void)state;
-    assert_int_equal(monitor_spawn("/proc/self/exe", "start", &process, NULL), 0);
+    assert_int_equal(monitor_spawn("/proc/self/exe", "start", NULL, &process, NULL), 0);
     assert_int_equal(monitor_reap(&process, 10000, &status), 0);
     assert_true(WIFEXITED(status));
     assert_int_equal(WEXITSTATUS(status), 40);

@@ -93,8 +93,10 @@ static void begin_without_buffers(struct fixture *f)
     snprintf(f->path, sizeof(f->path), "%s/v", f->directory);
     f->buf_alloc = 256 * 1024;
     test_driver_init(&f->driver);
-    struct virtio_vsock_config config = {
-        .guest_cid = GUEST_CID, .listen_fd = listen_at(f->path), .path = f->path};
+    struct virtio_vsock_config config = {.guest_cid = GUEST_CID,
+                                         .listen_fd = listen_at(f->path),
+                                         .dial = test_dial,
+                                         .opaque = f->path};
     assert_int_equal(virtio_vsock_new(&config, f->driver.loop, &f->driver.guest.memory,
                                       test_driver_irq(&f->driver), &f->driver.mmio, NULL),
                      0);
@@ -961,7 +963,8 @@ static void transport_reset(void **state)
     assert_int_equal(virtio_mmio_get_state(f.driver.mmio, &saved, NULL), 0);
     /* The same driver goes on with another device, as after a restore. */
     virtio_mmio_free(f.driver.mmio);
-    struct virtio_vsock_config config = {.guest_cid = GUEST_CID, .listen_fd = -1, .path = f.path};
+    struct virtio_vsock_config config = {
+        .guest_cid = GUEST_CID, .listen_fd = -1, .dial = test_dial, .opaque = f.path};
     assert_int_equal(virtio_vsock_new(&config, f.driver.loop, &f.driver.guest.memory,
                                       test_driver_irq(&f.driver), &f.driver.mmio, NULL),
                      0);
@@ -1018,22 +1021,18 @@ static void spent_chains(void **state)
 static void config_is_checked(void **state)
 {
     struct test_driver driver;
-    char path[200];
     (void)state;
 
     test_driver_init(&driver);
-    memset(path, 'x', sizeof(path));
-    path[sizeof(path) - 1] = 0;
-    struct virtio_vsock_config config = {.guest_cid = 2, .listen_fd = -1, .path = "v"};
+    struct virtio_vsock_config config = {.guest_cid = 2, .listen_fd = -1};
     struct irq_line irq = test_driver_irq(&driver);
     assert_int_equal(
         virtio_vsock_new(&config, driver.loop, &driver.guest.memory, irq, &driver.mmio, NULL),
         -EINVAL);
-    config.guest_cid = 3;
-    config.path = path;
+    config.guest_cid = UINT32_MAX;
     assert_int_equal(
         virtio_vsock_new(&config, driver.loop, &driver.guest.memory, irq, &driver.mmio, NULL),
-        -ENAMETOOLONG);
+        -EINVAL);
     test_driver_done(&driver);
 }
 

@@ -2,11 +2,16 @@
 #include "virtio_driver.h"
 
 #include <assert.h>
+#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 #include "common/bytes.h"
+#include "common/fd.h"
 
 static uint8_t *map_zeroes(size_t len)
 {
@@ -313,4 +318,15 @@ void test_offer_malformed(struct test_ring *ring, struct test_random *random)
     if (test_random_next(random) % 16 == 0)
         ring->avail_idx = (uint16_t)(ring->avail_idx + test_random_next(random));
     test_ring_offer(ring, head);
+}
+
+int test_dial(void *path, uint32_t port)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    AUTO_FD fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+    snprintf(address.sun_path, sizeof(address.sun_path), "%s_%u", (const char *)path, port);
+    if (fd < 0 || connect(fd, (const struct sockaddr *)&address, sizeof(address)) < 0)
+        return -errno;
+    return fd_steal(&fd);
 }

@@ -101,4 +101,7 @@ uint32_t test_random_next(struct test_random *random);
  */
 void test_offer_malformed(struct test_ring *ring, struct test_random *random);
 
+/* test_dial - a virtio_vsock_config.dial: connects to the Unix socket "<@path>_<port>". */
+int test_dial(void *path, uint32_t port);
+
 #endif

@@ -149,6 +149,7 @@ int cmd_doctor(int argc, char **argv)
     doctor.state = cli_state_directory(doctor.state);
     doctor_check_kvm(&doctor);
     doctor_check_host(&doctor);
+    doctor_check_jail(&doctor);
     doctor_check_software(&doctor);
     doctor_check_images(&doctor);
     if (json)

@@ -169,6 +169,21 @@ static int open_stores(struct run *run, struct error *err)
     return 0;
 }
 
+/* For the tests of ours that want to know which call a monitor's filter forbade. */
+static bool wants_trap(void)
+{
+    const char *way = getenv("MAYFLY_SECCOMP");
+
+    return way && strcmp(way, "trap") == 0;
+}
+
+static enum vm_jail jail_of(const struct run_options *options)
+{
+    if (options->no_jail)
+        return JAIL_NONE;
+    return options->require_jail ? JAIL_REQUIRED : JAIL_BEST_EFFORT;
+}
+
 static struct instance_config instance_config_of(struct run *run)
 {
     const struct run_options *options = &run->options;
@@ -179,6 +194,8 @@ static struct instance_config instance_config_of(struct run *run)
                                     .kernel = options->kernel,
                                     .run_directory = run->run_directory,
                                     .console_path = options->console,
+                                    .jail = jail_of(options),
+                                    .seccomp_trap = wants_trap(),
                                     .memory_mib = (uint32_t)options->memory_mib,
                                     .vcpus = (uint32_t)options->vcpus,
                                     .interrupt_fd = run->interrupt_fd,
@@ -329,9 +346,23 @@ static int serve(struct run *run, struct error *err)
     return r < 0 && cli_interrupted() ? interrupted_error(err) : r;
 }
 
+/* A jail with a hole is not to be overlooked, nor is none. */
+static void say_missing(struct run *run)
+{
+    const char *missing = instance_jail_missing(run->instance);
+    char line[600];
+
+    if (missing[0] == '\0')
+        return;
+    int n =
+        snprintf(line, sizeof(line), "mayfly run: warning: the jail is not whole: %s\n", missing);
+    stage_ticker_write(run->ticker, line, (size_t)n);
+}
+
 static void end(struct run *run)
 {
     if (run->instance) {
+        say_missing(run);
         run->report.timings = *instance_timings(run->instance);
         run->report.monitor_bytes = instance_private_bytes(run->instance);
     }
@@ -372,6 +403,10 @@ static int run_function(struct run *run)
     if (status >= 0)
         return status;
     run->ticker = stage_ticker_new();
+    if (run->options.no_jail)
+        cli_complain("run",
+                     "WARNING: --no-jail: nothing but the VM itself is between this function "
+                     "and the host; for debugging only");
     if (serve(run, err) == 0)
         err->code = 0;
     end(run);

@@ -35,6 +35,7 @@ bool doctor_read_line(const char *path, char *line, size_t size);
 /* The groups of checks, in the order they are shown. They add lines and never fail. */
 void doctor_check_kvm(struct doctor *doctor);
 void doctor_check_host(struct doctor *doctor);
+void doctor_check_jail(struct doctor *doctor);
 void doctor_check_software(struct doctor *doctor);
 void doctor_check_images(struct doctor *doctor);
 

@@ -32,6 +32,10 @@ static const char help[] =
     "  --console FILE     keep what the guest kernel prints\n"
     "  --image NAME       another root image than the runtime's own (mayfly image ls)\n"
     "  --kernel NAME      another guest kernel than linux-6.12\n"
+    "  --require-jail     fail where this host does not allow a whole jail around the monitor\n"
+    "                     (what is missing is said on stderr otherwise; see mayfly doctor)\n"
+    "  --no-jail          DEBUGGING ONLY: a function that breaks out of its VM is on this host\n"
+    "                     with your rights\n"
     "  --state DIR        images and running instances (default $MAYFLY_STATE, /var/lib/mayfly)\n"
     "\n"
     "The result goes to stdout; the function's own output, the times and errors go to stderr.\n"
@@ -56,6 +60,8 @@ enum option_code {
     OPTION_STATE,
     OPTION_BOOT,
     OPTION_SNAPSHOT,
+    OPTION_NO_JAIL,
+    OPTION_REQUIRE_JAIL,
     OPTION_OUTPUT = 'o',
     OPTION_HELP = 'h',
 };
@@ -74,6 +80,8 @@ static const struct option known[] = {{"runtime", required_argument, NULL, OPTIO
                                       {"state", required_argument, NULL, OPTION_STATE},
                                       {"boot", no_argument, NULL, OPTION_BOOT},
                                       {"snapshot", required_argument, NULL, OPTION_SNAPSHOT},
+                                      {"no-jail", no_argument, NULL, OPTION_NO_JAIL},
+                                      {"require-jail", no_argument, NULL, OPTION_REQUIRE_JAIL},
                                       {"output", required_argument, NULL, OPTION_OUTPUT},
                                       {"help", no_argument, NULL, OPTION_HELP},
                                       {NULL, 0, NULL, 0}};
@@ -155,6 +163,12 @@ static int take_option(struct run_options *options, int code, const char *value)
         return -1;
     case OPTION_BOOT:
         options->boot = true;
+        return -1;
+    case OPTION_NO_JAIL:
+        options->no_jail = true;
+        return -1;
+    case OPTION_REQUIRE_JAIL:
+        options->require_jail = true;
         return -1;
     case OPTION_JSON:
         options->json = true;
@@ -243,6 +257,8 @@ int run_options_parse(int argc, char **argv, struct run_options *options)
     if (r >= 0)
         return r;
     options->state = cli_state_directory(options->state);
+    if (options->no_jail && options->require_jail)
+        return cli_usage("run", "--no-jail or --require-jail, not both");
     if (is_create && !options->output)
         return cli_usage("snapshot", "create: -o NAME is missing");
     if (!is_create && options->output)

@@ -22,7 +22,7 @@ struct run_options {
     const char *output;   /* of `mayfly snapshot create`: the snapshot's name. Or NULL */
     const char *state;
     uint64_t memory_mib, vcpus, timeout_ms;
-    bool json, image_given, boot;
+    bool json, image_given, boot, no_jail, require_jail;
     struct agent_variable *environment; /* owned, with the names in `names` */
     char **names;                       /* owned */
     size_t n_environment;

@@ -177,6 +177,7 @@ static int learn_pace(struct instance *instance, struct error *err)
     if (status.end != VM_ALIVE)
         return error_say(err, ECONNRESET, "%s", status.end_text);
     instance->private_bytes = status.private_bytes;
+    memcpy(instance->jail_missing, status.jail_missing, sizeof(instance->jail_missing));
     instance_be_patient(instance, status.emulates_supervisor);
     return 0;
 }
@@ -427,6 +428,11 @@ const struct agent_hello *instance_hello(const struct instance *instance)
 const struct instance_timings *instance_timings(const struct instance *instance)
 {
     return &instance->timings;
+}
+
+const char *instance_jail_missing(const struct instance *instance)
+{
+    return instance->jail_missing;
 }
 
 uint64_t instance_private_bytes(const struct instance *instance)

@@ -45,6 +45,8 @@ struct instance_config {
     const char *console_path;  /* NULL: a file that goes with the instance */
     const char *monitor_path;  /* NULL: beside the running program */
     const char *command_line;  /* further words for the guest kernel; may be NULL */
+    enum vm_jail jail;
+    bool seccomp_trap; /* see vm_config */
     uint32_t memory_mib;
     uint32_t vcpus;
     struct shell_pool *shells;   /* borrowed: where a restore gets its shell; NULL: it makes one */
@@ -142,6 +144,9 @@ int instance_find_image(const struct instance_config *config, const char *name, 
 /* All borrowed until the instance is destroyed. */
 const struct agent_hello *instance_hello(const struct instance *instance);
 const struct instance_timings *instance_timings(const struct instance *instance);
+
+/* instance_jail_missing - what of the jail this host does not allow; "": nothing. */
+const char *instance_jail_missing(const struct instance *instance);
 
 /* instance_private_bytes - the monitor's own memory, as last seen. */
 uint64_t instance_private_bytes(const struct instance *instance);

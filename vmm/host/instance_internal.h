@@ -62,6 +62,7 @@ struct instance {
     uint64_t started_ns; /* when start() returned: the guest runs */
     bool is_reborn;      /* restored, and the guest has not been told who it is now */
     uint64_t private_bytes;
+    char jail_missing[sizeof(((struct vm_status *)0)->jail_missing)];
     struct agent_hello hello;
     struct instance_timings timings;
 };

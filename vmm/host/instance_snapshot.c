@@ -106,6 +106,7 @@ static void move_in(struct instance *instance, struct shell *shell)
     instance->directory = shell->directory;
     instance->vm = shell->vm;
     instance->private_bytes = shell->private_bytes;
+    memcpy(instance->jail_missing, shell->jail_missing, sizeof(instance->jail_missing));
     instance->timings.vm_create_us = shell->create_us;
     instance->state = STATE_RUNNING;
     instance_be_patient(instance, shell->emulates_supervisor);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <string.h>
 
 #include "common/clock.h"
 
@@ -14,6 +15,8 @@ int shell_start_vm(const struct instance_config *config, const struct shell_shap
                                  .directory = directory,
                                  .console_path = config->console_path,
                                  .command_line = config->command_line,
+                                 .jail = config->jail,
+                                 .seccomp_trap = config->seccomp_trap,
                                  .memory_mib = shape->memory_mib,
                                  .vcpus = shape->vcpus,
                                  .n_disks = 1,
@@ -34,6 +37,7 @@ static int learn(struct shell *shell, struct error *err)
         return error_say(err, ECONNRESET, "%s", status.end_text);
     shell->emulates_supervisor = status.emulates_supervisor;
     shell->private_bytes = status.private_bytes;
+    memcpy(shell->jail_missing, status.jail_missing, sizeof(shell->jail_missing));
     return 0;
 }
 

@@ -27,6 +27,7 @@ struct shell {
     bool emulates_supervisor; /* KVM here emulates guest kernel mode */
     uint64_t create_us;       /* what making the VM took */
     uint64_t private_bytes;   /* the monitor's own memory */
+    char jail_missing[sizeof(((struct vm_status *)0)->jail_missing)];
 };
 
 /*

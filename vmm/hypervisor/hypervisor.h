@@ -22,12 +22,21 @@ struct vm_disk {
     bool pmem;        /* else virtio-blk */
 };
 
+/* How much of the jail around a monitor has to be there. */
+enum vm_jail {
+    JAIL_BEST_EFFORT = 0, /* all that this host allows; vm_status.jail_missing says what is not */
+    JAIL_REQUIRED,        /* all of it, or start() fails */
+    JAIL_NONE,            /* debugging only: a guest's escape is then this user's */
+};
+
 struct vm_config {
     const char *monitor_path; /* mayfly-vmm; NULL: beside the running program */
     const char *kernel_path;  /* ELF vmlinux, or zstd of one; NULL: a shell, for restore() */
     const char *directory;    /* exists, private to this VM: sockets are made in it */
     const char *console_path; /* where the guest's console goes; NULL: <directory>/console.log */
     const char *command_line; /* appended to the machine's own; may be NULL */
+    enum vm_jail jail;
+    bool seccomp_trap; /* for tests: the monitor names a forbidden system call before it ends */
     uint32_t memory_mib;
     uint32_t vcpus;
     size_t n_disks;
@@ -57,6 +66,7 @@ struct vm_status {
     uint64_t guest_bytes;   /* guest memory that this VM alone has: not the snapshot's pages */
     uint64_t cpu_us;        /* processor time of monitor and guest so far */
     uint64_t first_exit_ns; /* CLOCK_MONOTONIC, after restore(); 0 before */
+    char jail_missing[400]; /* "": the jail is whole */
 };
 
 /* How long a restore took, in nanoseconds from the monitor's taking the request. */

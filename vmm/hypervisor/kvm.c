@@ -30,15 +30,15 @@ enum {
     SNAPSHOT_TIMEOUT_MS = 120000,
     FREEZE_POLL_MS = 2,
     CONSOLE_LIMIT_BYTES = 16 * 1024 * 1024,
-    FIXED_FDS = 4, /* /dev/kvm, kernel, console, vsock listener */
+    FIXED_FDS = 5, /* /dev/kvm, kernel, console, vsock listener, the agent's stream */
 };
 
 struct vm {
+    struct jail *jail;             /* owned; outlives the client */
     struct monitor_client *client; /* owned */
-    int agent_listener;            /* owned */
+    int agent;                     /* owned: our end of the agent's stream; -1: given away */
     uint32_t memory_mib;
     char *vsock_path; /* owned; the socket there is ours to unlink */
-    char *agent_path; /* owned; likewise */
 };
 
 static int open_kvm(struct error *err)
@@ -62,7 +62,7 @@ static int open_kvm(struct error *err)
 /* Opens what a VM reads: a regular file, or it is refused. */
 static int open_input(const char *what, const char *path, struct error *err)
 {
-    AUTO_FD fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    AUTO_FD fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
     struct stat st;
 
     if (fd < 0 || fstat(fd, &st) < 0)
@@ -72,19 +72,29 @@ static int open_input(const char *what, const char *path, struct error *err)
     return fd_steal(&fd);
 }
 
+/* No link is followed: what it leads to is not ours to empty. */
 static int open_console(const struct vm_config *config, struct error *err)
 {
-    char path[PATH_MAX];
-    int r = config->console_path
-                ? snprintf(path, sizeof(path), "%s", config->console_path)
-                : snprintf(path, sizeof(path), "%s/console.log", config->directory);
+    const int flags = O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW;
+    int fd;
 
-    if (r < 0 || (size_t)r >= sizeof(path))
-        return error_say(err, ENAMETOOLONG, "the console file's path is too long");
-    int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0600);
-    if (fd < 0)
-        return error_set(err, errno, "open the console file '%s'", path);
-    return fd;
+    if (config->console_path) {
+        fd = open(config->console_path, flags | O_TRUNC, 0600);
+        return fd < 0 ? error_set(err, errno, "open the console file '%s'", config->console_path)
+                      : fd;
+    }
+    AUTO_FD directory = open(config->directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (directory < 0)
+        return error_set(err, errno, "open the VM's directory '%s'", config->directory);
+    AUTO_FD file = openat(directory, "console.log", flags, 0600);
+    struct stat st;
+    if (file < 0 || fstat(file, &st) < 0)
+        return error_set(err, errno, "open '%s/console.log'", config->directory);
+    if (!S_ISREG(st.st_mode) || st.st_nlink != 1)
+        return error_say(err, EPERM, "'%s/console.log' is a link, or no file", config->directory);
+    if (ftruncate(file, 0) < 0)
+        return error_set(err, errno, "empty '%s/console.log'", config->directory);
+    return fd_steal(&file);
 }
 
 /* mayfly-vmm beside the running program, unless the caller names another. */
@@ -125,21 +135,32 @@ static int add_fd(struct start_fds *set, int fd)
     return 0;
 }
 
+/* Both ends of the agent's stream are made here: a monitor in an empty root can connect nowhere. */
+static int add_agent_stream(struct vm *vm, struct start_fds *set, struct error *err)
+{
+    int pair[2];
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+        return error_set(err, errno, "make the agent's connection");
+    vm->agent = pair[0];
+    return add_fd(set, pair[1]);
+}
+
 /* In the order that control.proto gives. */
-static int open_start_fds(const struct vm_config *config, const char *vsock_path,
-                          struct start_fds *set, struct error *err)
+static int open_start_fds(struct vm *vm, const struct vm_config *config, struct start_fds *set,
+                          struct error *err)
 {
     int r = add_fd(set, open_kvm(err));
 
     if (r == 0)
         r = add_fd(set, open_console(config, err));
     if (r == 0)
-        r = add_fd(set, vsock_listen(vsock_path, err));
+        r = add_fd(set, vsock_listen(vm->vsock_path, err));
     if (r == 0 && config->kernel_path)
         r = add_fd(set, open_input("the kernel", config->kernel_path, err));
     for (size_t i = 0; r == 0 && i < config->n_disks; i++)
         r = add_fd(set, open_input("the image", config->disks[i].path, err));
-    return r;
+    return r < 0 ? r : add_agent_stream(vm, set, err);
 }
 
 static char *text_argument(const char *text)
@@ -155,6 +176,7 @@ static int send_start(struct vm *vm, const struct vm_config *config, const struc
     Mayfly__Monitor__Disk disks[VM_MAX_DISKS];
     Mayfly__Monitor__Disk *disk_pointers[VM_MAX_DISKS];
     Mayfly__Monitor__Reply *reply = NULL;
+    uint32_t agent_port = AGENT_PORT;
 
     mayfly__monitor__start__init(&start);
     for (size_t i = 0; i < config->n_disks; i++) {
@@ -169,9 +191,10 @@ static int send_start(struct vm *vm, const struct vm_config *config, const struc
     start.command_line = text_argument(config->command_line ? config->command_line : "");
     start.n_disks = config->n_disks;
     start.disks = disk_pointers;
-    start.vsock_path = vm->vsock_path;
     start.console_limit_bytes = CONSOLE_LIMIT_BYTES;
     start.guest_cid = GUEST_CID;
+    start.n_host_ports = 1;
+    start.host_ports = &agent_port;
     start.shell = config->kernel_path == NULL;
     request.body_case = MAYFLY__MONITOR__REQUEST__BODY_START;
     request.start = &start;
@@ -187,25 +210,19 @@ static void kvm_destroy(struct vm *vm)
     if (!vm)
         return;
     monitor_client_close(vm->client);
-    fd_close_at_exit(&vm->agent_listener);
+    jail_free(vm->jail);
+    fd_close_at_exit(&vm->agent);
     if (vm->vsock_path)
         unlink(vm->vsock_path);
-    if (vm->agent_path)
-        unlink(vm->agent_path);
     free(vm->vsock_path);
-    free(vm->agent_path);
     free(vm);
 }
 
-static int name_sockets(struct vm *vm, const char *directory, struct error *err)
+static int name_socket(struct vm *vm, const char *directory, struct error *err)
 {
     if (asprintf(&vm->vsock_path, "%s/vsock.sock", directory) < 0) {
         vm->vsock_path = NULL;
-        return error_set(err, ENOMEM, "name the VM's sockets");
-    }
-    if (asprintf(&vm->agent_path, "%s_%d", vm->vsock_path, AGENT_PORT) < 0) {
-        vm->agent_path = NULL;
-        return error_set(err, ENOMEM, "name the VM's sockets");
+        return error_set(err, ENOMEM, "name the VM's socket");
     }
     return 0;
 }
@@ -216,19 +233,23 @@ static int build(struct vm *vm, const struct vm_config *config, struct start_fds
 {
     char monitor[PATH_MAX], name[NAME_MAX + 1];
     const char *slash = strrchr(config->directory, '/');
-    int r = name_sockets(vm, config->directory, err);
+    int r = name_socket(vm, config->directory, err);
 
     if (r == 0)
         r = find_monitor(config, monitor, sizeof(monitor), err);
     if (r == 0)
-        r = open_start_fds(config, vm->vsock_path, set, err);
+        r = open_start_fds(vm, config, set, err);
     if (r < 0)
         return r;
-    vm->agent_listener = vsock_listen(vm->agent_path, err);
-    if (vm->agent_listener < 0)
-        return vm->agent_listener;
     snprintf(name, sizeof(name), "%s", slash ? slash + 1 : config->directory);
-    r = monitor_client_open(monitor, name, &vm->client, err);
+    const struct jail_config jail = {.mode = config->jail,
+                                     .name = name,
+                                     .memory_mib = config->memory_mib,
+                                     .vcpus = config->vcpus,
+                                     .seccomp_trap = config->seccomp_trap};
+    r = jail_new(&jail, &vm->jail, err);
+    if (r == 0)
+        r = monitor_client_open(monitor, name, vm->jail, &vm->client, err);
     if (r == 0)
         r = send_start(vm, config, set, err);
     return r;
@@ -245,7 +266,7 @@ static int kvm_start(const struct vm_config *config, struct vm **ret_vm, struct 
     vm = calloc(1, sizeof(*vm));
     if (!vm)
         return error_set(err, ENOMEM, "make a VM");
-    vm->agent_listener = -1;
+    vm->agent = -1;
     vm->memory_mib = config->memory_mib;
     r = build(vm, config, &set, err);
     if (r < 0) {
@@ -256,22 +277,18 @@ static int kvm_start(const struct vm_config *config, struct vm **ret_vm, struct 
     return 0;
 }
 
-/* Takes the connection that poll() announced. Returns an owned blocking socket or -errno. */
-static int take_agent(struct vm *vm)
-{
-    int fd = accept4(vm->agent_listener, NULL, NULL, SOCK_CLOEXEC);
-
-    return fd < 0 ? -errno : fd;
-}
-
+/* The stream is there from the start: what tells that the agent has it is its first word, or the
+ * stream's end. */
 static int kvm_accept_agent(struct vm *vm, uint64_t timeout_ms, int interrupt_fd, int *ret_fd,
                             struct error *err)
 {
     uint64_t deadline_ns = clock_now_ns() + timeout_ms * 1000000u;
-    struct pollfd fds[] = {{.fd = vm->agent_listener, .events = POLLIN},
+    struct pollfd fds[] = {{.fd = vm->agent, .events = POLLIN},
                            {.fd = monitor_client_fd(vm->client), .events = POLLIN},
                            {.fd = interrupt_fd, .events = POLLIN}};
 
+    if (vm->agent < 0)
+        return error_say(err, EALREADY, "the agent's connection was taken before");
     for (;;) {
         uint64_t now = clock_now_ns();
 
@@ -285,19 +302,13 @@ static int kvm_accept_agent(struct vm *vm, uint64_t timeout_ms, int interrupt_fd
             continue;
         if (fds[2].revents)
             return error_say(err, EINTR, "interrupted");
-        if (fds[0].revents) {
-            int fd = take_agent(vm);
-
-            if (fd < 0 && fd != -EAGAIN && fd != -ECONNABORTED && fd != -EINTR)
-                return error_set(err, -fd, "accept the guest's agent");
-            if (fd >= 0) {
-                *ret_fd = fd;
-                return 0;
-            }
-        }
         monitor_client_poll(vm->client);
         if (monitor_client_end(vm->client, NULL) != VM_ALIVE)
             return monitor_client_say_end(vm->client, err);
+        if (fds[0].revents & POLLIN) {
+            *ret_fd = fd_steal(&vm->agent);
+            return 0;
+        }
     }
 }
 
@@ -369,12 +380,19 @@ static int kvm_snapshot(struct vm *vm, int memory_fd, int state_fd, struct error
     Mayfly__Monitor__Snapshot snapshot = MAYFLY__MONITOR__SNAPSHOT__INIT;
     Mayfly__Monitor__Request request = MAYFLY__MONITOR__REQUEST__INIT;
     Mayfly__Monitor__Reply *reply = NULL;
-    const int fds[] = {memory_fd, state_fd};
+    AUTO_FD pagemap = -1;
+    int r = monitor_memory_open_pagemap(monitor_client_pid(vm->client), &pagemap, err);
 
+    if (r < 0)
+        return r;
+    r = jail_room_for_file(vm->jail, (uint64_t)vm->memory_mib << 20, err);
+    if (r < 0)
+        return r;
+    const int fds[] = {memory_fd, state_fd, pagemap};
     snapshot.kept_host_port = AGENT_PORT;
     request.body_case = MAYFLY__MONITOR__REQUEST__BODY_SNAPSHOT;
     request.snapshot = &snapshot;
-    int r = monitor_client_request(vm->client, &request, fds, 2, SNAPSHOT_TIMEOUT_MS, &reply, err);
+    r = monitor_client_request(vm->client, &request, fds, 3, SNAPSHOT_TIMEOUT_MS, &reply, err);
     if (r == 0)
         mayfly__monitor__reply__free_unpacked(reply, NULL);
     return r;
@@ -466,6 +484,9 @@ static int kvm_status(struct vm *vm, struct vm_status *ret_status, struct error 
                                          .private_bytes = memory.own_bytes,
                                          .guest_bytes = memory.guest_bytes};
     }
+    if (r == 0)
+        snprintf(ret_status->jail_missing, sizeof(ret_status->jail_missing), "%s",
+                 jail_missing(vm->jail));
     if (reply)
         mayfly__monitor__reply__free_unpacked(reply, NULL);
     return r;

@@ -329,7 +329,7 @@ static int watch(struct monitor_client *client, int fd)
     return epoll_ctl(client->epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
 }
 
-int monitor_client_open(const char *monitor_path, const char *name,
+int monitor_client_open(const char *monitor_path, const char *name, struct jail *jail,
                         struct monitor_client **ret_client, struct error *err)
 {
     struct monitor_client *client = calloc(1, sizeof(*client));
@@ -344,7 +344,7 @@ int monitor_client_open(const char *monitor_path, const char *name,
     if (client->ended < 0 || client->epoll < 0) {
         r = error_set(err, errno, "make a monitor's client");
     } else {
-        r = monitor_spawn(monitor_path, name, &client->process, err);
+        r = monitor_spawn(monitor_path, name, jail, &client->process, err);
         client->reaped = r < 0;
     }
     if (r == 0 && ((r = watch(client, client->process.control)) < 0 ||

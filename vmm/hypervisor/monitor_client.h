@@ -14,11 +14,13 @@
 
 #include "control.pb-c.h"
 #include "hypervisor.h"
+#include "jail.h"
 
 struct monitor_client;
 
-/* monitor_client_open - spawn a monitor and hold its control socket. *ret_client is owned. */
-int monitor_client_open(const char *monitor_path, const char *name,
+/* monitor_client_open - spawn a monitor and hold its control socket. *ret_client is owned.
+ * @jail: as for monitor_spawn(); it must outlive the client. */
+int monitor_client_open(const char *monitor_path, const char *name, struct jail *jail,
                         struct monitor_client **ret_client, struct error *err);
 
 /*

@@ -1,9 +1,11 @@
-/* How much memory a monitor costs, and how much its guest. */
+/* Memory as the kernel sees it: what a monitor costs, what its guest, and its page map. */
 #ifndef MAYFLY_HYPERVISOR_MONITOR_MEMORY_H
 #define MAYFLY_HYPERVISOR_MONITOR_MEMORY_H
 
 #include <stdint.h>
 #include <sys/types.h>
+
+#include "common/error.h"
 
 struct monitor_memory {
     uint64_t own_bytes;   /* the monitor's */
@@ -17,5 +19,11 @@ struct monitor_memory {
  * structures) is not in it. All 0 when the process cannot be read. Any thread.
  */
 void monitor_memory_read(pid_t pid, uint64_t guest_bytes, struct monitor_memory *ret_memory);
+
+/*
+ * monitor_memory_open_pagemap - /proc/@pid/pagemap, for the monitor itself to read: it has no
+ * /proc. It tells which pages are whose, no physical addresses. *ret_fd is owned.
+ */
+int monitor_memory_open_pagemap(pid_t pid, int *ret_fd, struct error *err);
 
 #endif

@@ -20,12 +20,13 @@ enum {
     FD_VSOCK,
     FD_KERNEL, /* not for a shell */
     FD_DISKS,
-    MAX_FDS = FD_DISKS + MACHINE_MAX_DISKS,
+    MAX_FDS = FD_DISKS + MACHINE_MAX_DISKS + MACHINE_MAX_HOST_PORTS,
 };
 
 struct control {
     int socket;        /* borrowed */
     struct loop *loop; /* borrowed */
+    enum seccomp_way seccomp;
     struct loop_source *source;
     struct machine *machine; /* owned; NULL before Start */
     Mayfly__Monitor__StatusReply__State state;
@@ -97,9 +98,10 @@ static int machine_config_of(const struct control *control, const Mayfly__Monito
 {
     size_t disks_at = start->shell ? FD_KERNEL : FD_DISKS;
 
-    if (start->n_disks > MACHINE_MAX_DISKS || control->n_fds != disks_at + start->n_disks)
-        return error_say(err, EINVAL, "start: %zu descriptors for %zu disks", control->n_fds,
-                         start->n_disks);
+    if (start->n_disks > MACHINE_MAX_DISKS || start->n_host_ports > MACHINE_MAX_HOST_PORTS ||
+        control->n_fds != disks_at + start->n_disks + start->n_host_ports)
+        return error_say(err, EINVAL, "start: %zu descriptors for %zu disks and %zu host ports",
+                         control->n_fds, start->n_disks, start->n_host_ports);
     *config = (struct machine_config){
         .memory_mib = start->memory_mib,
         .vcpus = start->vcpus,
@@ -108,10 +110,11 @@ static int machine_config_of(const struct control *control, const Mayfly__Monito
         .kernel_fd = start->shell ? -1 : control->fds[FD_KERNEL],
         .console_fd = control->fds[FD_CONSOLE],
         .vsock_listen_fd = control->fds[FD_VSOCK],
-        .vsock_path = start->vsock_path,
         .console_limit_bytes = start->console_limit_bytes,
         .guest_cid = start->guest_cid,
+        .seccomp = control->seccomp,
         .n_disks = start->n_disks,
+        .n_host_ports = start->n_host_ports,
     };
     for (size_t i = 0; i < start->n_disks; i++)
         config->disks[i] = (struct machine_disk){
@@ -119,7 +122,25 @@ static int machine_config_of(const struct control *control, const Mayfly__Monito
             .pmem = start->disks[i]->kind == MAYFLY__MONITOR__DISK__KIND__PMEM,
             .read_only = start->disks[i]->read_only,
         };
+    for (size_t i = 0; i < start->n_host_ports; i++)
+        config->host_ports[i] = (struct machine_host_port){
+            .port = start->host_ports[i], .fd = control->fds[disks_at + start->n_disks + i]};
     return 0;
+}
+
+static void close_fds(int *fds, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        close(fds[i]);
+}
+
+/* The machine has copies of what it keeps; but for /dev/kvm, Start's descriptors have had their
+ * use.
+ */
+static void close_start_fds(struct control *control)
+{
+    close_fds(control->fds + FD_KVM + 1, control->n_fds - (FD_KVM + 1));
+    control->n_fds = FD_KVM + 1;
 }
 
 static int do_start(struct control *control, const Mayfly__Monitor__Start *start, struct error *err)
@@ -131,6 +152,8 @@ static int do_start(struct control *control, const Mayfly__Monitor__Start *start
     int r = machine_config_of(control, start, &config, err);
     if (r == 0)
         r = machine_new(&config, control->loop, on_machine_ended, control, &control->machine, err);
+    if (control->n_fds > 0)
+        close_start_fds(control);
     if (r == 0)
         r = machine_start(control->machine, err);
     if (r == 0 && start->shell)
@@ -145,10 +168,12 @@ static int do_snapshot(struct control *control, const Mayfly__Monitor__Snapshot 
 {
     if (control->state != MAYFLY__MONITOR__STATUS_REPLY__STATE__PAUSED)
         return error_say(err, EINVAL, "snapshot: no VM is paused");
-    if (control->n_request_fds != 2)
-        return error_say(err, EINVAL, "snapshot: wants a memory file and a state file");
-    return machine_snapshot(control->machine, control->request_fds[0], control->request_fds[1],
-                            snapshot->kept_host_port, err);
+    if (control->n_request_fds != 3)
+        return error_say(err, EINVAL, "snapshot: wants a memory file, a state file, a pagemap");
+    const struct machine_snapshot_fds fds = {.memory = control->request_fds[0],
+                                             .state = control->request_fds[1],
+                                             .pagemap = control->request_fds[2]};
+    return machine_snapshot(control->machine, &fds, snapshot->kept_host_port, err);
 }
 
 /* The reply goes out after the guest was set running: it is not on the way to the first result. */
@@ -289,12 +314,6 @@ static void dispatch(struct control *control, const Mayfly__Monitor__Request *re
     }
 }
 
-static void close_fds(int *fds, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        close(fds[i]);
-}
-
 static void on_readable(void *opaque, uint32_t events)
 {
     struct control *control = opaque;
@@ -327,7 +346,8 @@ static void on_readable(void *opaque, uint32_t events)
     mayfly__monitor__request__free_unpacked(request, NULL);
 }
 
-int control_new(int socket, struct loop *loop, struct control **ret_control, struct error *err)
+int control_new(int socket, struct loop *loop, enum seccomp_way way, struct control **ret_control,
+                struct error *err)
 {
     struct control *control = calloc(1, sizeof(*control));
 
@@ -335,6 +355,7 @@ int control_new(int socket, struct loop *loop, struct control **ret_control, str
         return error_set(err, ENOMEM, "control socket");
     control->socket = socket;
     control->loop = loop;
+    control->seccomp = way;
     int r = loop_add(loop, socket, EPOLLIN, on_readable, control, &control->source);
     if (r < 0) {
         free(control);

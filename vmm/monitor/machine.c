@@ -106,15 +106,17 @@ static int create_vm(struct machine *machine, const struct machine_config *confi
 static int create_vcpus(struct machine *machine, const struct machine_config *config,
                         struct error *err)
 {
-    machine->vcpu_host = (struct vcpu_host){.kvm_fd = config->kvm_fd,
-                                            .vm_fd = machine->vm_fd,
-                                            .ports = &machine->ports,
-                                            .mmio = &machine->mmio,
-                                            .memory = &machine->memory.guest,
-                                            .assist = machine->status.emulates_supervisor,
-                                            .count = config->vcpus,
-                                            .stopped = on_vcpu_stopped,
-                                            .opaque = machine};
+    machine->vcpu_host =
+        (struct vcpu_host){.kvm_fd = config->kvm_fd,
+                           .vm_fd = machine->vm_fd,
+                           .ports = &machine->ports,
+                           .mmio = &machine->mmio,
+                           .memory = &machine->memory.guest,
+                           .assist = machine->status.emulates_supervisor,
+                           .count = config->vcpus,
+                           .filter = machine->vcpu_filter.filter ? &machine->vcpu_filter : NULL,
+                           .stopped = on_vcpu_stopped,
+                           .opaque = machine};
     for (unsigned i = 0; i < config->vcpus; i++) {
         int r = vcpu_new(&machine->vcpu_host, i, &machine->vcpus[i], err);
         if (r < 0)
@@ -122,6 +124,19 @@ static int create_vcpus(struct machine *machine, const struct machine_config *co
         machine->n_vcpus++;
     }
     return 0;
+}
+
+/* While files can still be opened and memory is nobody's but ours. */
+static int make_filters(struct machine *machine, enum seccomp_way way, struct error *err)
+{
+    if (way == SECCOMP_OFF)
+        return 0;
+    if (way == SECCOMP_TRAP)
+        seccomp_filter_tell();
+    int r = seccomp_filter_make(SECCOMP_VCPU_THREAD, way, &machine->vcpu_filter, err);
+    if (r == 0)
+        r = seccomp_filter_make(SECCOMP_CONTROL_THREAD, way, &machine->control_filter, err);
+    return r;
 }
 
 static int load_guest(struct machine *machine, const struct machine_config *config,
@@ -201,6 +216,8 @@ int machine_new(const struct machine_config *config, struct loop *loop, machine_
     pthread_mutex_init(&machine->stop_lock, NULL);
     r = watch_stop(machine, err);
     if (r == 0)
+        r = make_filters(machine, config->seccomp, err);
+    if (r == 0)
         r = create_vm(machine, config, err);
     if (r == 0)
         r = create_vcpus(machine, config, err);
@@ -226,6 +243,8 @@ void machine_free(struct machine *machine)
     for (unsigned i = 0; i < machine->n_vcpus; i++)
         vcpu_free(machine->vcpus[i]);
     free(machine->arena);
+    free(machine->control_filter.filter);
+    free(machine->vcpu_filter.filter);
     machine_free_devices(machine);
     if (machine->vm_fd >= 0)
         close(machine->vm_fd);
@@ -237,17 +256,31 @@ void machine_free(struct machine *machine)
     free(machine);
 }
 
+static bool has_stopped(struct machine *machine)
+{
+    pthread_mutex_lock(&machine->stop_lock);
+    bool stopped = machine->stopped;
+    pthread_mutex_unlock(&machine->stop_lock);
+    return stopped;
+}
+
 int machine_start(struct machine *machine, struct error *err)
 {
     machine->status.boot_tsc = vcpu_read_tsc(machine->vcpus[0]);
-    for (unsigned i = 0; i < machine->n_vcpus; i++) {
-        int r = vcpu_start(machine->vcpus[i], machine->is_shell, err);
-        if (r < 0)
-            return r;
-    }
-    if (machine->is_shell)
-        machine_pause(machine); /* each has been in KVM_RUN once, and is out of it */
-    return 0;
+    int r = 0;
+
+    for (unsigned i = 0; i < machine->n_vcpus && r == 0; i++)
+        r = vcpu_start(machine->vcpus[i], err);
+    if (r < 0)
+        return r;
+    machine_pause(machine); /* each has its filter, has been in KVM_RUN once, and is out of it */
+    if (has_stopped(machine))
+        return error_say(err, EIO, "%s", machine->stop_text);
+    if (machine->control_filter.filter)
+        r = seccomp_filter_install(&machine->control_filter, err);
+    if (r == 0 && !machine->is_shell)
+        machine_resume(machine);
+    return r;
 }
 
 void machine_pause(struct machine *machine)

@@ -10,26 +10,36 @@
 
 #include "common/error.h"
 #include "common/loop.h"
+#include "seccomp_filter.h"
 #include "vcpu.h"
 
 struct machine;
 
-enum { MACHINE_MAX_DISKS = 8 };
+enum { MACHINE_MAX_DISKS = 8, MACHINE_MAX_HOST_PORTS = 4 };
 
 struct machine_disk {
     int fd; /* borrowed during machine_new() */
     bool pmem, read_only;
 };
 
+/* A port of the host that the guest may connect to, once. */
+struct machine_host_port {
+    uint32_t port;
+    int fd; /* a connected stream; borrowed during machine_new() */
+};
+
 struct machine_config {
     uint32_t memory_mib;
     uint32_t vcpus;
-    const char *command_line;                /* appended to the machine's own */
-    int kvm_fd, console_fd, vsock_listen_fd; /* borrowed for the machine's life */
+    const char *command_line;        /* appended to the machine's own */
+    int kvm_fd;                      /* borrowed for the machine's life */
+    int console_fd, vsock_listen_fd; /* borrowed during machine_new() */
     int kernel_fd; /* borrowed during machine_new(); -1: a shell, for machine_restore() */
-    const char *vsock_path;
+    size_t n_host_ports;
+    struct machine_host_port host_ports[MACHINE_MAX_HOST_PORTS];
     uint64_t console_limit_bytes;
     uint32_t guest_cid;
+    enum seccomp_way seccomp;
     size_t n_disks;
     struct machine_disk disks[MACHINE_MAX_DISKS];
 };
@@ -65,8 +75,9 @@ int machine_new(const struct machine_config *config, struct loop *loop, machine_
 void machine_free(struct machine *machine);
 
 /*
- * machine_start - make the vCPUs' threads. A machine with a kernel runs then; a shell's threads
- * wait, so that a restore only has to wake them.
+ * machine_start - make the vCPUs' threads, and put a filter of system calls on each and on the
+ * caller's. A machine with a kernel runs then; a shell's threads wait, so that a restore only has
+ * to wake them. Once for a process: there are no threads to be made afterwards.
  */
 int machine_start(struct machine *machine, struct error *err);
 

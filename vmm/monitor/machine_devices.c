@@ -211,18 +211,49 @@ static int add_disks(struct machine *machine, const struct machine_config *confi
     return 0;
 }
 
+/* The guest's first connection to a port gets what the host opened for it; a second finds nobody.
+ */
+static int dial_host(void *opaque, uint32_t port)
+{
+    struct machine *machine = opaque;
+
+    for (size_t i = 0; i < machine->n_host_ports; i++)
+        if (machine->host_ports[i].port == port && machine->host_ports[i].fd >= 0)
+            return fd_steal(&machine->host_ports[i].fd);
+    return -ECONNREFUSED;
+}
+
+static int add_host_ports(struct machine *machine, const struct machine_config *config,
+                          struct error *err)
+{
+    for (size_t i = 0; i < config->n_host_ports; i++) {
+        AUTO_FD fd = fcntl(config->host_ports[i].fd, F_DUPFD_CLOEXEC, 3);
+
+        if (fd < 0 || fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
+            return error_set(err, errno, "stream of host port %u", config->host_ports[i].port);
+        machine->host_ports[machine->n_host_ports++] =
+            (struct machine_host_port){.port = config->host_ports[i].port, .fd = fd_steal(&fd)};
+    }
+    return 0;
+}
+
 static int add_vsock(struct machine *machine, const struct machine_config *config,
                      struct error *err)
 {
     AUTO_FD listener = fcntl(config->vsock_listen_fd, F_DUPFD_CLOEXEC, 3);
-    struct virtio_vsock_config vsock = {
-        .guest_cid = config->guest_cid, .listen_fd = listener, .path = config->vsock_path};
+    struct virtio_vsock_config vsock = {.guest_cid = config->guest_cid,
+                                        .listen_fd = listener,
+                                        .dial = dial_host,
+                                        .opaque = machine};
     struct slot *slot = next_slot(machine);
 
     if (listener < 0)
         return error_set(err, errno, "vsock listener");
-    int r = virtio_vsock_new(&vsock, machine->loop, &machine->memory.guest, line_of(slot),
-                             &slot->mmio, err);
+    int r = add_host_ports(machine, config, err);
+    if (r < 0)
+        return r;
+    r = virtio_vsock_new(&vsock, machine->loop, &machine->memory.guest, line_of(slot), &slot->mmio,
+                         err);
 
     if (r < 0)
         return r;
@@ -312,6 +343,8 @@ void machine_free_devices(struct machine *machine)
     for (size_t i = 0; i < machine->n_slots; i++)
         virtio_mmio_free(machine->slots[i].mmio);
     freeze_point_free(machine->freeze_point);
+    for (size_t i = 0; i < machine->n_host_ports; i++)
+        fd_close_at_exit(&machine->host_ports[i].fd);
     cmos_clock_free(machine->clock);
     serial_free(machine->serial);
     ioapic_free(machine->ioapic);

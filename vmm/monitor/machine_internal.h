@@ -46,7 +46,10 @@ struct machine {
     size_t n_slots;
     struct slot slots[LAYOUT_VIRTIO_MAX];
     struct virtio_mmio *vsock; /* one of the slots */
+    size_t n_host_ports;
+    struct machine_host_port host_ports[MACHINE_MAX_HOST_PORTS]; /* fds owned; -1: taken */
 
+    struct sock_fprog control_filter, vcpu_filter; /* owned; empty: none */
     struct vcpu_host vcpu_host;
     unsigned n_vcpus;
     struct vcpu *vcpus[LAYOUT_VCPUS_MAX]; /* owned */

@@ -150,15 +150,13 @@ static int write_pages(const struct machine_memory *memory, int fd, uint64_t fir
     return 0;
 }
 
-int machine_memory_write_changed(const struct machine_memory *memory, int fd, struct error *err)
+int machine_memory_write_changed(const struct machine_memory *memory, int pagemap, int fd,
+                                 struct error *err)
 {
-    AUTO_FD pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     uint64_t pages = memory->ram_bytes / PAGE_BYTES, entries[PAGEMAP_BATCH];
     uint64_t start = (uintptr_t)memory->ram / PAGE_BYTES, run_first = 0, run = 0;
     int r = 0;
 
-    if (pagemap < 0)
-        return error_set(err, errno, "open /proc/self/pagemap");
     if (ftruncate(fd, (off_t)memory->ram_bytes) < 0)
         return error_set(err, errno, "size of the memory file");
     for (uint64_t page = 0; page < pages && r >= 0; page++) {
@@ -170,7 +168,7 @@ int machine_memory_write_changed(const struct machine_memory *memory, int fd, st
             r = fd_pread_all(pagemap, entries, want * sizeof(entries[0]),
                              (off_t)((start + page) * sizeof(entries[0])));
             if (r < 0)
-                return error_set(err, -r, "read /proc/self/pagemap");
+                return error_set(err, -r, "read the pagemap");
         }
         if (is_changed(entries[in_batch])) {
             run_first = run == 0 ? page : run_first;

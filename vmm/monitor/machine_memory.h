@@ -48,7 +48,8 @@ int machine_memory_map(struct machine_memory *memory, int fd, struct error *err)
  * machine_memory_write_changed - write each page of RAM that is no longer what it was mapped from
  * to its place in @fd (borrowed); everything else stays a hole. No vCPU may run.
  */
-int machine_memory_write_changed(const struct machine_memory *memory, int fd, struct error *err);
+int machine_memory_write_changed(const struct machine_memory *memory, int pagemap, int fd,
+                                 struct error *err);
 
 /* machine_memory_done - unmap; the VM must be gone. Takes a zeroed struct. */
 void machine_memory_done(struct machine_memory *memory);

@@ -253,8 +253,8 @@ static int write_state(const State *state, int fd, struct error *err)
     return r < 0 ? error_set(err, -r, "write machine state") : 0;
 }
 
-int machine_snapshot(struct machine *machine, int memory_fd, int state_fd, uint32_t kept_host_port,
-                     struct error *err)
+int machine_snapshot(struct machine *machine, const struct machine_snapshot_fds *fds,
+                     uint32_t kept_host_port, struct error *err)
 {
     __attribute__((cleanup(arena_done))) struct arena arena = {0};
     State state = MAYFLY__SNAPSHOT__MACHINE_STATE__INIT;
@@ -279,8 +279,8 @@ int machine_snapshot(struct machine *machine, int memory_fd, int state_fd, uint3
     put_pmem(&arena, machine, &state);
     if (arena.failed)
         return error_set(err, ENOMEM, "machine state");
-    r = machine_memory_write_changed(&machine->memory, memory_fd, err);
-    return r < 0 ? r : write_state(&state, state_fd, err);
+    r = machine_memory_write_changed(&machine->memory, fds->pagemap, fds->memory, err);
+    return r < 0 ? r : write_state(&state, fds->state, err);
 }
 
 /* --- back ---------------------------------------------------------------------------------- */

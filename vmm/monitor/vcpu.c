@@ -17,10 +17,11 @@
 #include "common/fd.h"
 #include "cpuid.h"
 #include "layout.h"
+#include "seccomp_filter.h"
 
 #define MSR_TSC 0x10u
 
-enum { KICK_SIGNAL = SIGUSR1, KEYBOARD_RESET = 0xfe };
+enum { KEYBOARD_RESET = 0xfe };
 
 enum wanted { WANT_RUN, WANT_PAUSE, WANT_END };
 
@@ -110,7 +111,7 @@ static void want(struct vcpu *vcpu, enum wanted wanted)
     pthread_cond_broadcast(&vcpu->changed);
     pthread_mutex_unlock(&vcpu->lock);
     if (wanted != WANT_RUN && vcpu->has_thread)
-        pthread_kill(vcpu->thread, KICK_SIGNAL);
+        pthread_kill(vcpu->thread, VCPU_KICK_SIGNAL);
 }
 
 void vcpu_free(struct vcpu *vcpu)
@@ -266,13 +267,18 @@ static bool park_while_wanted(struct vcpu *vcpu)
     return go_on;
 }
 
-static void *vcpu_thread(void *opaque)
+/* Before anything of the guest runs, or is looked at, on this thread. */
+static int put_filter_on(struct vcpu *vcpu)
 {
-    struct vcpu *vcpu = opaque;
-    char name[16];
+    struct error err;
 
-    snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
-    pthread_setname_np(pthread_self(), name);
+    if (!vcpu->host->filter || seccomp_filter_install(vcpu->host->filter, &err) == 0)
+        return 0;
+    return stop(vcpu, VCPU_STOP_INTERNAL, err.text);
+}
+
+static void run_until_stopped(struct vcpu *vcpu)
+{
     for (;;) {
         if (__atomic_load_n(&vcpu->run->immediate_exit, __ATOMIC_SEQ_CST)) {
             /* Complete a pending port or MMIO read first: KVM_RUN with immediate_exit finishes it
@@ -285,6 +291,17 @@ static void *vcpu_thread(void *opaque)
         if (run_guest(vcpu) < 0)
             break;
     }
+}
+
+static void *vcpu_thread(void *opaque)
+{
+    struct vcpu *vcpu = opaque;
+    char name[16];
+
+    snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
+    pthread_setname_np(pthread_self(), name);
+    if (put_filter_on(vcpu) == 0)
+        run_until_stopped(vcpu);
     /* Whoever pauses a stopped vCPU must not wait for it. */
     pthread_mutex_lock(&vcpu->lock);
     vcpu->parked = true;
@@ -294,13 +311,12 @@ static void *vcpu_thread(void *opaque)
     return NULL;
 }
 
-int vcpu_start(struct vcpu *vcpu, bool paused, struct error *err)
+int vcpu_start(struct vcpu *vcpu, struct error *err)
 {
     struct sigaction action = {.sa_handler = on_kick};
 
-    sigaction(KICK_SIGNAL, &action, NULL);
-    if (paused)
-        want(vcpu, WANT_PAUSE);
+    sigaction(VCPU_KICK_SIGNAL, &action, NULL);
+    want(vcpu, WANT_PAUSE);
     int r = pthread_create(&vcpu->thread, NULL, vcpu_thread, vcpu);
     if (r != 0)
         return error_set(err, r, "thread of vCPU %u", vcpu->index);

@@ -7,7 +7,9 @@
 #ifndef MAYFLY_MONITOR_VCPU_H
 #define MAYFLY_MONITOR_VCPU_H
 
+#include <linux/filter.h>
 #include <linux/kvm.h>
+#include <signal.h>
 #include <stdbool.h>
 
 #include "bus.h"
@@ -16,6 +18,8 @@
 #include "vcpu_state.h"
 
 struct vcpu;
+
+enum { VCPU_KICK_SIGNAL = SIGUSR1 }; /* takes a vCPU's thread out of KVM_RUN */
 
 enum vcpu_stop {
     VCPU_STOP_RESET,        /* the guest asked for a reboot (keyboard controller) */
@@ -31,6 +35,7 @@ struct vcpu_host {
     const struct guest_memory *memory; /* borrowed */
     bool assist;                       /* arm the emulation assist */
     unsigned count;                    /* vCPUs of this VM */
+    const struct sock_fprog *filter;   /* borrowed: of each vCPU's thread; NULL: none */
     /* Called once, on the thread of the first vCPU that stops; must not block. */
     void (*stopped)(void *opaque, enum vcpu_stop why, const char *text);
     void *opaque;
@@ -50,8 +55,8 @@ void vcpu_free(struct vcpu *vcpu);
 /* vcpu_boot - put it at @entry in the 64-bit boot protocol's state (the boot processor only). */
 int vcpu_boot(struct vcpu *vcpu, gpa_t entry, struct error *err);
 
-/* vcpu_start - make the thread; it runs the guest until paused or stopped. @paused: not yet. */
-int vcpu_start(struct vcpu *vcpu, bool paused, struct error *err);
+/* vcpu_start - make the thread, which puts its filter on and waits, paused. */
+int vcpu_start(struct vcpu *vcpu, struct error *err);
 
 /* vcpu_pause - returns once the vCPU is out of KVM_RUN with its exit completed. Idempotent. */
 void vcpu_pause(struct vcpu *vcpu);

@@ -36,6 +36,8 @@ int cmos_clock_new(struct cmos_clock **ret_clock, struct error *err)
     if (!clock)
         return error_set(err, ENOMEM, "CMOS clock");
     pthread_mutex_init(&clock->lock, NULL);
+    /* gmtime_r() looks for a time-zone file the first time: now, while files can be opened. */
+    tzset();
     *ret_clock = clock;
     return 0;
 }

@@ -202,7 +202,7 @@ static void take_request(struct vsock *vsock, const struct vsock_header *header)
     };
 
     if (vsock->n_connections < VSOCK_MAX_CONNECTIONS) {
-        int fd = vsock_backend_connect(vsock, header->dst_port);
+        int fd = vsock->dial ? vsock->dial(vsock->dial_opaque, header->dst_port) : -ECONNREFUSED;
 
         if (fd >= 0)
             c = vsock_connection_new(vsock, VSOCK_ESTABLISHED, fd);
@@ -480,15 +480,14 @@ int virtio_vsock_new(const struct virtio_vsock_config *config, struct loop *loop
 {
     if (config->guest_cid < CID_FIRST_GUEST || config->guest_cid == UINT32_MAX)
         return error_say(err, EINVAL, "%u is no guest's vsock CID", config->guest_cid);
-    if (strlen(config->path) > VIRTIO_VSOCK_PATH_MAX)
-        return error_set(err, ENAMETOOLONG, "vsock path '%s'", config->path);
     struct vsock *vsock = calloc(1, sizeof(*vsock));
     if (!vsock)
         return error_set(err, ENOMEM, "make vsock device");
     vsock->loop = loop;
     vsock->guest_cid = config->guest_cid;
     vsock->listen_fd = config->listen_fd;
-    strcpy(vsock->path, config->path); /* its length was checked above */
+    vsock->dial = config->dial;
+    vsock->dial_opaque = config->opaque;
     TAILQ_INIT(&vsock->ready);
     int r = virtio_mmio_new(&vsock_ops, vsock, loop, memory, irq, &vsock->mmio, err);
     if (r < 0) {

@@ -1,23 +1,24 @@
 /*
- * virtio-vsock (virtio 1.2 §5.10): streams between the guest and AF_UNIX sockets of the host.
+ * virtio-vsock (virtio 1.2 §5.10): streams between the guest and stream sockets of the host.
  *
  * Host to guest: connect to the listening socket, send "CONNECT <port>\n"; once the guest has
  * accepted, "OK <host port>\n" comes back and the stream follows. If the guest refuses, or is not
- * ready, the socket is closed. Guest to host (CID 2), port P: a connection to "<path>_P", or a
- * reset if nobody listens there.
+ * ready, the socket is closed. Guest to host (CID 2), port P: the socket that dial(P) gives, or a
+ * reset if it gives none. The device itself knows no path: it can live where there are none.
  */
 #ifndef MAYFLY_MONITOR_DEVICES_VSOCK_H
 #define MAYFLY_MONITOR_DEVICES_VSOCK_H
 
 #include "monitor/devices/virtio_mmio.h"
 
-enum { VIRTIO_VSOCK_PATH_MAX = 96 }; /* room for "_4294967295" in a sockaddr_un */
-
 struct virtio_vsock_config {
     uint32_t guest_cid; /* 3 or more */
     int listen_fd;      /* AF_UNIX SOCK_STREAM, listening; owned once virtio_vsock_new() succeeded;
                            -1: the host never connects. Made non-blocking. */
-    const char *path;   /* copied; see above */
+    /* A stream for a guest that connects to @port of the host: an owned, non-blocking, connected
+     * socket, or -errno. NULL: the guest never connects. Loop thread. */
+    int (*dial)(void *opaque, uint32_t port);
+    void *opaque;
 };
 
 struct virtio_vsock_counters {
@@ -29,7 +30,7 @@ struct virtio_vsock_counters {
     uint64_t resets;         /* sent */
 };
 
-/* virtio_vsock_new - returns 0, -EINVAL, -ENAMETOOLONG, or -errno. Loop thread. */
+/* virtio_vsock_new - returns 0, -EINVAL, or -errno. Loop thread. */
 int virtio_vsock_new(const struct virtio_vsock_config *config, struct loop *loop,
                      const struct guest_memory *memory, struct irq_line irq,
                      struct virtio_mmio **ret_mmio, struct error *err);

@@ -1,4 +1,5 @@
-/* The host side of vsock streams, AF_UNIX sockets: see vsock_internal.h and vsock.h. */
+/* The host side of vsock streams, clients that come to the listener: see vsock_internal.h and
+ * vsock.h. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -6,7 +7,6 @@
 #include <sys/epoll.h>
 #include <sys/random.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include "common/fd.h"
 #include "monitor/devices/vsock_internal.h"
@@ -175,20 +175,4 @@ int vsock_backend_start(struct vsock *vsock)
     if (r == 0)
         vsock->listening = true;
     return r;
-}
-
-int vsock_backend_connect(const struct vsock *vsock, uint32_t port)
-{
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    AUTO_FD fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-
-    if (fd < 0)
-        return -errno;
-    int len = snprintf(address.sun_path, sizeof(address.sun_path), "%s_%u", vsock->path, port);
-    if (len < 0 || (size_t)len >= sizeof(address.sun_path))
-        return -ENAMETOOLONG;
-    /* AF_UNIX connects at once or not at all: a full backlog is EAGAIN, and the guest's reset. */
-    if (connect(fd, (const struct sockaddr *)&address, sizeof(address)) < 0)
-        return -errno;
-    return fd_steal(&fd);
 }

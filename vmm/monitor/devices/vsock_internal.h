@@ -131,7 +131,8 @@ struct vsock {
     struct virtio_mmio *mmio; /* borrowed: owns us */
     struct loop *loop;        /* borrowed */
     uint32_t guest_cid;
-    char path[VIRTIO_VSOCK_PATH_MAX + 1];
+    int (*dial)(void *opaque, uint32_t port); /* or NULL; see vsock.h */
+    void *dial_opaque;
 
     int listen_fd; /* owned, or -1 */
     struct loop_source *listen_source;
@@ -216,10 +217,6 @@ int vsock_backend_start(struct vsock *vsock);
 
 /* vsock_backend_resume - there is room for handshakes and connections again. */
 void vsock_backend_resume(struct vsock *vsock);
-
-/* vsock_backend_connect - for a guest's request to @port. Returns an owned, non-blocking,
- * connected socket, or -errno. */
-int vsock_backend_connect(const struct vsock *vsock, uint32_t port);
 
 /* vsock_backend_handshake - the client of @c has sent something; may free @c. */
 void vsock_backend_handshake(struct vsock_connection *c);

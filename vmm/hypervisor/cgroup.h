@@ -1,0 +1,47 @@
+/*
+ * The control-group leaf of one monitor, on cgroup v1, v2 or a mix of both: what the kernel lets
+ * the process and its kernel memory have, whatever it does. Leaves are <hierarchy>/mayfly/<name>;
+ * whoever made one holds a lock on it, so that what a killed host left can be told from what is in
+ * use.
+ */
+#ifndef MAYFLY_HYPERVISOR_CGROUP_H
+#define MAYFLY_HYPERVISOR_CGROUP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/error.h"
+
+struct cgroup_leaf;
+
+enum { CGROUP_MAX_HIERARCHIES = 4 };
+
+struct cgroup_limits {
+    uint64_t memory_bytes; /* page tables, page cache that it brings in and the like included */
+    uint32_t cpus;         /* that it can use at once; fully */
+    uint32_t tasks;        /* threads */
+};
+
+/*
+ * cgroup_leaf_new - make the leaf in every hierarchy that has one of the controllers memory, pids,
+ * cpu; sweeps what is orphaned the first time in a process.
+ * @mountinfo: normally "/proc/self/mountinfo". @name: no '/'.
+ * @ret_leaf: owned; also set when some limit could not be set: @missing (of @size bytes) then says
+ * which and why, else it is "". Any thread.
+ */
+int cgroup_leaf_new(const char *mountinfo, const char *name, const struct cgroup_limits *limits,
+                    struct cgroup_leaf **ret_leaf, char *missing, size_t size, struct error *err);
+
+/*
+ * cgroup_leaf_procs - the cgroup.procs files, borrowed: a process that writes "0" to all of them is
+ * in the leaf. Returns how many.
+ */
+size_t cgroup_leaf_procs(const struct cgroup_leaf *leaf, int fds[CGROUP_MAX_HIERARCHIES]);
+
+/* cgroup_leaf_set_memory - a new memory limit, larger than before. */
+int cgroup_leaf_set_memory(struct cgroup_leaf *leaf, uint64_t memory_bytes, struct error *err);
+
+/* cgroup_leaf_free - remove the leaf, which must be without processes; takes NULL. */
+void cgroup_leaf_free(struct cgroup_leaf *leaf);
+
+#endif
