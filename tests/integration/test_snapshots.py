@@ -4,11 +4,13 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
 import tempfile
 import time
 
 import harness
-from harness import STATE, mayfly, need_kvm, result_of, write_function
+from harness import MAYFLY, STATE, mayfly, need_kvm, result_of, write_function
 
 suite = harness.Suite("snapshots")
 work = tempfile.mkdtemp(prefix="mayfly-test-snapshots-")
@@ -134,6 +136,67 @@ def a_damaged_snapshot_is_refused_and_made_anew():
     assert result["start"] == "restored" and "making" not in done.stderr, done.stderr
 
 
+SLEEPER = """
+import time
+
+def handler(event, context):
+    print("asleep", flush=True)
+    time.sleep(event["sleep"])
+    return event
+"""
+
+
+def start_sleeper(function, seconds):
+    """A clone that sleeps in its handler, and its monitor's process id."""
+    child = subprocess.Popen([MAYFLY, "run", function, "--handler", "app.handler", "--json",
+                              "--state", state, "--timeout", "300", "--event",
+                              json.dumps({"sleep": seconds})], stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, text=True)
+    for line in child.stderr:
+        if "asleep" in line:
+            break
+    with open(f"/proc/{child.pid}/task/{child.pid}/children", encoding="ascii") as file:
+        return child, int(file.read().split()[0])
+
+
+def memory_file_of(monitor):
+    with open(f"/proc/{monitor}/maps", encoding="utf-8") as file:
+        return {line.split()[-1] for line in file if line.rstrip().endswith(".mem")}.pop()
+
+
+def ends_for_lack_of_memory(child):
+    stdout, stderr = child.communicate(timeout=120)
+    assert child.returncode == 3, (child.returncode, stdout, stderr)
+    message = json.loads(stdout)["error"]["errorMessage"]
+    assert "memory file of this VM was truncated at 4194304 of 134217728 bytes" in message, message
+    assert "mayfly snapshot verify" in message, message
+
+
+def a_memory_file_cut_short_under_two_clones():
+    """The clone that reaches for a page that is gone ends with the reason; nothing else does."""
+    need_kvm()
+    function = write_function(os.path.join(work, "sleeper"), SLEEPER)
+    done, _ = run(function, "--event", '{"sleep": 0}')
+    assert done.returncode == 0, done.stderr
+    runs, monitor = start_sleeper(function, 2)
+    stands, stopped = start_sleeper(function, 0.5)
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        memory = memory_file_of(monitor)
+        assert memory == memory_file_of(stopped) and memory.startswith(os.path.realpath(state)), memory
+        os.chmod(memory, 0o600)
+        os.truncate(memory, 4 << 20)
+        ends_for_lack_of_memory(runs)
+        # The other still stands there, and the cut file is replaced for whoever comes next.
+        assert stands.poll() is None and os.path.exists(f"/proc/{stopped}")
+        done, again = run(function, "--event", '{"sleep": 0}')
+        assert done.returncode == 0 and again["start"] == "restored", done.stderr
+        assert stands.poll() is None
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    ends_for_lack_of_memory(stands)
+
+
 def nothing_is_left_behind():
     assert harness.monitors_of(state) == set(), "monitors still run"
     assert os.listdir(os.path.join(state, "run")) == []
@@ -149,6 +212,7 @@ if __name__ == "__main__":
                           restored_start_is_far_cheaper_than_a_boot,
                           a_named_snapshot_is_created_and_run,
                           an_init_phase_that_fails_leaves_no_snapshot,
+                          a_memory_file_cut_short_under_two_clones,
                           a_damaged_snapshot_is_refused_and_made_anew,
                           nothing_is_left_behind])
     finally:

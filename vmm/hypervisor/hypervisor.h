@@ -47,7 +47,7 @@ enum vm_end {
 
 struct vm_status {
     enum vm_end end;
-    char end_text[256];       /* what a person needs to know of it */
+    char end_text[320];       /* what a person needs to know of it */
     bool emulates_supervisor; /* KVM here emulates guest kernel mode */
     uint64_t create_us;       /* until the first guest instruction */
     uint64_t kernel_load_us;  /* part of create_us */

@@ -14,6 +14,7 @@
 
 enum {
     MESSAGE_MAX = 65536,
+    EXIT_MEMORY_LOST = 4,
     /* Start's descriptors, in this order. */
     FD_KVM = 0,
     FD_CONSOLE,
@@ -68,6 +69,7 @@ static void send_result(struct control *control, int result, struct error *err)
     send_reply(control, &reply);
 }
 
+/* Also in a signal handler: nothing in here allocates or locks. */
 static void on_machine_ended(void *opaque, enum machine_end how, const char *text)
 {
     static const Mayfly__Monitor__Event__Kind kinds[] = {
@@ -80,15 +82,25 @@ static void on_machine_ended(void *opaque, enum machine_end how, const char *tex
     struct control *control = opaque;
     Mayfly__Monitor__Event event = MAYFLY__MONITOR__EVENT__INIT;
     Mayfly__Monitor__Message message = MAYFLY__MONITOR__MESSAGE__INIT;
-    char line[512];
+    char line[512] = "";
 
-    snprintf(line, sizeof(line), "%s", text);
+    memcpy(line, text, strnlen(text, sizeof(line) - 1));
     control->state = MAYFLY__MONITOR__STATUS_REPLY__STATE__ENDED;
     event.kind = kinds[how];
     event.text = line;
     message.body_case = MAYFLY__MONITOR__MESSAGE__BODY_EVENT;
     message.event = &event;
     send_message(control, &message);
+}
+
+/*
+ * On whichever thread touched the page, in mid-instruction: there is no way on. The message is a
+ * datagram of its own, so it cannot fall into the middle of another.
+ */
+static void on_memory_lost(void *opaque, const char *text)
+{
+    on_machine_ended(opaque, MACHINE_INTERNAL, text);
+    _exit(EXIT_MEMORY_LOST);
 }
 
 /* What Start says, as a machine wants it. @request must outlive @config. */
@@ -131,8 +143,10 @@ static int do_start(struct control *control, const Mayfly__Monitor__Start *start
     int r = machine_config_of(control, start, &config, err);
     if (r == 0)
         r = machine_new(&config, control->loop, on_machine_ended, control, &control->machine, err);
-    if (r == 0)
+    if (r == 0) {
+        machine_watch_memory(control->machine, on_memory_lost, control);
         r = machine_start(control->machine, err);
+    }
     if (r == 0 && start->shell)
         control->state = MAYFLY__MONITOR__STATUS_REPLY__STATE__SHELL;
     else if (r == 0)

@@ -17,6 +17,7 @@
 #include "common/fd.h"
 #include "kernel_image.h"
 #include "kvm_probe.h"
+#include "memory_loss.h"
 #include "mptable.h"
 
 /* --- how it ends --------------------------------------------------------------------------- */
@@ -38,12 +39,23 @@ static void on_vcpu_stopped(void *opaque, enum vcpu_stop why, const char *text)
     pthread_mutex_unlock(&machine->stop_lock);
 }
 
-/* A panic ends in a reset; only the console says which of the two it was. */
-static enum machine_end end_of(struct machine *machine, char *text, size_t size)
+static bool is_memory(void *opaque, uint64_t address, unsigned len_bytes, bool is_write)
 {
+    const struct machine *machine = opaque;
+
+    return machine_memory_holds(&machine->memory, address, len_bytes, is_write);
+}
+
+/* A panic ends in a reset; only the console says which of the two it was. */
+static enum machine_end end_of(struct machine *machine, char text[MEMORY_LOSS_TEXT_BYTES])
+{
+    const size_t size = MEMORY_LOSS_TEXT_BYTES;
     static const char panic[] = "Kernel panic - not syncing: ";
     char tail[SERIAL_TEXT_BYTES + 1];
 
+    /* Whatever a guest without its memory made of it: a panic, a triple fault, an error of KVM. */
+    if (memory_loss_describe(&machine->memory, text))
+        return MACHINE_INTERNAL;
     snprintf(text, size, "%s", machine->stop_text);
     switch (machine->stop_why) {
     case VCPU_STOP_SHUTDOWN:
@@ -67,14 +79,14 @@ static enum machine_end end_of(struct machine *machine, char *text, size_t size)
 static void on_stop_event(void *opaque, uint32_t events)
 {
     struct machine *machine = opaque;
-    char text[256];
+    char text[MEMORY_LOSS_TEXT_BYTES];
 
     (void)events;
     loop_remove(machine->stop_source);
     machine->stop_source = NULL;
     machine_pause(machine);
     serial_flush(machine->serial);
-    enum machine_end how = end_of(machine, text, sizeof(text));
+    enum machine_end how = end_of(machine, text);
     machine->ended(machine->opaque, how, text);
 }
 
@@ -114,6 +126,7 @@ static int create_vcpus(struct machine *machine, const struct machine_config *co
                                             .assist = machine->status.emulates_supervisor,
                                             .count = config->vcpus,
                                             .stopped = on_vcpu_stopped,
+                                            .is_memory = is_memory,
                                             .opaque = machine};
     for (unsigned i = 0; i < config->vcpus; i++) {
         int r = vcpu_new(&machine->vcpu_host, i, &machine->vcpus[i], err);
@@ -223,6 +236,8 @@ void machine_free(struct machine *machine)
 {
     if (!machine)
         return;
+    if (machine->watches_memory)
+        memory_loss_unwatch();
     for (unsigned i = 0; i < machine->n_vcpus; i++)
         vcpu_free(machine->vcpus[i]);
     free(machine->arena);
@@ -235,6 +250,12 @@ void machine_free(struct machine *machine)
         close(machine->stop_fd);
     pthread_mutex_destroy(&machine->stop_lock);
     free(machine);
+}
+
+void machine_watch_memory(struct machine *machine, memory_lost *lost, void *opaque)
+{
+    memory_loss_watch(&machine->memory, lost, opaque);
+    machine->watches_memory = true;
 }
 
 int machine_start(struct machine *machine, struct error *err)

@@ -10,6 +10,7 @@
 
 #include "common/error.h"
 #include "common/loop.h"
+#include "memory_loss.h"
 #include "vcpu.h"
 
 struct machine;
@@ -63,6 +64,13 @@ struct machine_status {
 int machine_new(const struct machine_config *config, struct loop *loop, machine_ended *ended,
                 void *opaque, struct machine **ret_machine, struct error *err);
 void machine_free(struct machine *machine);
+
+/*
+ * machine_watch_memory - tell @lost, in a signal handler, when a page of guest memory turns out to
+ * be gone: see memory_loss.h. Called once, before machine_start(). Losses that KVM or a system call
+ * reports come by way of machine_ended.
+ */
+void machine_watch_memory(struct machine *machine, memory_lost *lost, void *opaque);
 
 /*
  * machine_start - make the vCPUs' threads. A machine with a kernel runs then; a shell's threads

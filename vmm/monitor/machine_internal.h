@@ -36,6 +36,7 @@ struct machine {
 
     int vm_fd; /* owned */
     struct machine_memory memory;
+    bool watches_memory;
     struct bus ports, mmio;
     struct ioapic *ioapic;    /* owned */
     struct serial *serial;    /* owned */

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
-#include <stdbool.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -20,6 +19,22 @@
 #endif
 
 enum { PAGE_BYTES = 4096, PAGEMAP_BATCH = 2048 };
+
+static int keep_file(struct memory_file *file, int fd, uint64_t bytes)
+{
+    file->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (file->fd < 0)
+        return -errno;
+    file->bytes = bytes;
+    return 0;
+}
+
+static void close_file(struct memory_file *file)
+{
+    if (file->bytes > 0)
+        close(file->fd);
+    file->bytes = 0;
+}
 
 static int add_slot(struct machine_memory *memory, uint64_t start, uint64_t len, uint8_t *host,
                     uint32_t flags, struct error *err)
@@ -102,6 +117,11 @@ int machine_memory_add_pmem(struct machine_memory *memory, int fd, struct error 
         munmap(host, region.len_bytes);
         return r;
     }
+    int r = keep_file(&region.file, fd, (uint64_t)st.st_size);
+    if (r < 0) {
+        munmap(host, region.len_bytes);
+        return error_set(err, -r, "pmem disk");
+    }
     memory->pmem[memory->n_pmem++] = region;
     return add_slot(memory, region.start.value, region.len_bytes, region.host, KVM_MEM_READONLY,
                     err);
@@ -116,6 +136,10 @@ int machine_memory_map(struct machine_memory *memory, int fd, struct error *err)
     if (!S_ISREG(st.st_mode) || st.st_size < (off_t)memory->ram_bytes)
         return error_say(err, EBADMSG, "memory file of %lld bytes for a guest of %llu MiB",
                          (long long)st.st_size, (unsigned long long)(memory->ram_bytes >> 20));
+    close_file(&memory->file);
+    int r = keep_file(&memory->file, fd, memory->ram_bytes);
+    if (r < 0)
+        return error_set(err, -r, "memory file");
     if (mmap(memory->ram, memory->ram_bytes, PROT_READ | PROT_WRITE,
              MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, 0) == MAP_FAILED)
         return error_set(err, errno, "map memory file");
@@ -183,10 +207,28 @@ int machine_memory_write_changed(const struct machine_memory *memory, int fd, st
     return r < 0 || run == 0 ? r : write_pages(memory, fd, run_first, run, err);
 }
 
+bool machine_memory_holds(const struct machine_memory *memory, uint64_t start, uint64_t len_bytes,
+                          bool writable)
+{
+    if (guest_memory_window(&memory->guest, gpa(start), len_bytes, writable))
+        return true;
+    for (size_t i = 0; i < memory->n_pmem && !writable; i++) {
+        const struct pmem_region *region = &memory->pmem[i];
+
+        if (start >= region->start.value &&
+            range_fits(start - region->start.value, len_bytes, region->len_bytes))
+            return true;
+    }
+    return false;
+}
+
 void machine_memory_done(struct machine_memory *memory)
 {
-    for (size_t i = 0; i < memory->n_pmem; i++)
+    for (size_t i = 0; i < memory->n_pmem; i++) {
         munmap(memory->pmem[i].host, memory->pmem[i].len_bytes);
+        close_file(&memory->pmem[i].file);
+    }
+    close_file(&memory->file);
     if (memory->ram)
         munmap(memory->ram, memory->ram_bytes);
 }

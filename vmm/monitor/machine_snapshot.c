@@ -258,6 +258,7 @@ int machine_snapshot(struct machine *machine, int memory_fd, int state_fd, uint3
 {
     __attribute__((cleanup(arena_done))) struct arena arena = {0};
     State state = MAYFLY__SNAPSHOT__MACHINE_STATE__INIT;
+    char lost[MEMORY_LOSS_TEXT_BYTES];
 
     state.version = STATE_VERSION;
     state.memory_mib = (uint32_t)(machine->memory.ram_bytes >> 20);
@@ -277,6 +278,9 @@ int machine_snapshot(struct machine *machine, int memory_fd, int state_fd, uint3
     if (arena.failed)
         return error_set(err, ENOMEM, "machine state");
     r = machine_memory_write_changed(&machine->memory, memory_fd, err);
+    /* Pages that went with the end of a truncated file look as if they had never been changed. */
+    if (memory_loss_describe(&machine->memory, lost))
+        r = error_say(err, EIO, "%s", lost);
     return r < 0 ? r : write_state(&state, state_fd, err);
 }
 

@@ -33,6 +33,8 @@ struct vcpu_host {
     unsigned count;                    /* vCPUs of this VM */
     /* Called once, on the thread of the first vCPU that stops; must not block. */
     void (*stopped)(void *opaque, enum vcpu_stop why, const char *text);
+    /* Should KVM have done this access itself? Any vCPU's thread. */
+    bool (*is_memory)(void *opaque, uint64_t address, unsigned len_bytes, bool is_write);
     void *opaque;
 };
 
