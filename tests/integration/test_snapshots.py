@@ -197,6 +197,33 @@ def a_memory_file_cut_short_under_two_clones():
     ends_for_lack_of_memory(stands)
 
 
+FLAGS = """
+def handler(event, context):
+    with open("/proc/cpuinfo") as file:
+        return [line for line in file if line.startswith("flags")][0].split()
+"""
+
+
+def a_cpu_template_is_kept_or_refused():
+    """Where guests see the processor's own CPUID it cannot be kept: nothing is made then."""
+    need_kvm()
+    function = write_function(os.path.join(work, "flags"), FLAGS)
+    checks = json.loads(mayfly("doctor", "--json", "--state", state).stdout)["checks"]
+    verdict = [c["verdict"] for c in checks if c["name"] == "CPU templates"][0]
+    done = mayfly("snapshot", "create", function, "--handler", "app.handler", "-o", "portable",
+                  "--cpu-template", "portable", "--state", state)
+    if verdict == "good":
+        assert done.returncode == 0, done.stderr
+        done = mayfly("run", "--snapshot", "portable", "--json", "--state", state)
+        flags = result_of(done)["result"]
+        assert "sse4_2" in flags and "avx" not in flags, flags
+    else:
+        assert done.returncode == 3 and "CPU template 'portable'" in done.stderr, done.stderr
+        assert mayfly("snapshot", "inspect", "portable", "--state", state).returncode == 3
+    done = mayfly("run", function, "--handler", "app.handler", "--cpu-template", "i386")
+    assert done.returncode == 2 and "portable-v3" in done.stderr, done.stderr
+
+
 def nothing_is_left_behind():
     assert harness.monitors_of(state) == set(), "monitors still run"
     assert os.listdir(os.path.join(state, "run")) == []
@@ -213,6 +240,7 @@ if __name__ == "__main__":
                           a_named_snapshot_is_created_and_run,
                           an_init_phase_that_fails_leaves_no_snapshot,
                           a_memory_file_cut_short_under_two_clones,
+                          a_cpu_template_is_kept_or_refused,
                           a_damaged_snapshot_is_refused_and_made_anew,
                           nothing_is_left_behind])
     finally:

@@ -181,6 +181,7 @@ static struct instance_config instance_config_of(struct run *run)
                                     .console_path = options->console,
                                     .memory_mib = (uint32_t)options->memory_mib,
                                     .vcpus = (uint32_t)options->vcpus,
+                                    .cpu_template = options->cpu_template,
                                     .interrupt_fd = run->interrupt_fd,
                                     .on_stage = on_stage,
                                     .on_log = on_log,

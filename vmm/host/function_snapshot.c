@@ -8,7 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "common/cpu_identity.h"
+#include "common/cpu_template.h"
 #include "common/fd.h"
 #include "images/image_sha256.h"
 
@@ -80,10 +80,17 @@ static int find_tree(const struct function_snapshot_config *config,
         return r;
     snprintf(tree->size, sizeof(tree->size), "%u MiB, %u vCPUs", instance->memory_mib,
              instance->vcpus);
-    const char *runtime[] = {
-        MAYFLY_VERSION, tree->kernel.digest, tree->image.digest,
-        tree->size,     function->runtime,   instance->command_line ? instance->command_line : ""};
-    r = digest_texts(runtime, sizeof(runtime) / sizeof(runtime[0]), tree->runtime_key, err);
+    const char *runtime[] = {MAYFLY_VERSION,
+                             tree->kernel.digest,
+                             tree->image.digest,
+                             tree->size,
+                             function->runtime,
+                             instance->command_line ? instance->command_line : "",
+                             instance->cpu_template ? instance->cpu_template : ""};
+    /* Without a template it is no part of the key. */
+    const bool has_template = instance->cpu_template && instance->cpu_template[0];
+    r = digest_texts(runtime, sizeof(runtime) / sizeof(runtime[0]) - (has_template ? 0 : 1),
+                     tree->runtime_key, err);
     if (r < 0)
         return r;
     const char *whole[] = {tree->runtime_key, tree->configuration_digest,
@@ -140,11 +147,19 @@ int function_snapshot_named(const struct function_snapshot_config *config, const
 
 /* --- writing ------------------------------------------------------------------------------- */
 
-static void describe_cpu(struct snapshot_cpu *to)
+/* As the monitor has it in its state: with a template, only that much. */
+static int describe_cpu(const char *template_name, struct snapshot_cpu *to, struct error *err)
 {
+    const struct cpu_template *template =
+        template_name && template_name[0] ? cpu_template_find(template_name) : NULL;
     struct cpu_identity cpu;
 
     cpu_identity_read(&cpu);
+    int r = template ? cpu_template_apply(template, &cpu, err) : 0;
+    if (r < 0)
+        return r;
+    if (template)
+        snprintf(to->template_name, sizeof(to->template_name), "%s", template->name);
     memcpy(to->vendor, cpu.vendor, sizeof(cpu.vendor));
     to->family = cpu.family;
     to->model = cpu.model;
@@ -152,11 +167,13 @@ static void describe_cpu(struct snapshot_cpu *to)
     to->xsave_bytes = cpu.xsave_bytes;
     to->n_features = CPU_FEATURE_WORDS;
     memcpy(to->features, cpu.features, sizeof(cpu.features));
+    return 0;
 }
 
-static void describe(const struct function_snapshot_config *config,
-                     const struct instance_function *function, const struct tree *tree,
-                     enum snapshot_level level, const char *parent, struct snapshot_manifest *to)
+static int describe(const struct function_snapshot_config *config,
+                    const struct instance_function *function, const struct tree *tree,
+                    enum snapshot_level level, const char *parent, struct snapshot_manifest *to,
+                    struct error *err)
 {
     *to = (struct snapshot_manifest){.level = level,
                                      .memory_mib = config->instance.memory_mib,
@@ -170,15 +187,16 @@ static void describe(const struct function_snapshot_config *config,
     memcpy(to->kernel_digest, tree->kernel.digest, sizeof(to->kernel_digest));
     memcpy(to->root_digests[0], tree->image.digest, sizeof(to->root_digests[0]));
     snprintf(to->mayfly_version, sizeof(to->mayfly_version), "%s", MAYFLY_VERSION);
-    describe_cpu(&to->cpu);
-    if (level == SNAPSHOT_BASE)
-        return;
+    int r = describe_cpu(config->instance.cpu_template, &to->cpu, err);
+    if (r < 0 || level == SNAPSHOT_BASE)
+        return r;
     snprintf(to->runtime, sizeof(to->runtime), "%s", function->runtime);
     if (level == SNAPSHOT_FUNCTION) {
         snprintf(to->function_digest, sizeof(to->function_digest), "%s", function->package->digest);
         memcpy(to->configuration_digest, tree->configuration_digest,
                sizeof(to->configuration_digest));
     }
+    return 0;
 }
 
 static int store_frozen(const struct function_snapshot_config *config,
@@ -226,8 +244,9 @@ static int freeze(const struct function_snapshot_config *config,
     int r = instance_freeze(instance, memory_fd, state_fd, ret_result, err);
     if (r < 0 || ret_result->outcome != OUTCOME_OK)
         return r;
-    describe(config, function, tree, level, parent, &about);
-    r = store_frozen(config, &about, memory_fd, state_fd, ret_manifest, err);
+    r = describe(config, function, tree, level, parent, &about, err);
+    if (r == 0)
+        r = store_frozen(config, &about, memory_fd, state_fd, ret_manifest, err);
     if (r == 0)
         r = instance_thaw(instance, err);
     if (r < 0)
@@ -352,6 +371,7 @@ int function_snapshot_restore(const struct function_snapshot_config *config,
     shell.memory_mib = manifest->memory_mib;
     shell.vcpus = manifest->vcpus;
     shell.image = manifest->root_digests[0];
+    shell.cpu_template = manifest->cpu.template_name;
     const struct instance_frozen frozen = {.memory_fd = memory_fd,
                                            .state_fd = state_fd,
                                            .has_function = manifest->level == SNAPSHOT_FUNCTION};

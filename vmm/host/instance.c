@@ -145,6 +145,7 @@ int instance_start_vm(struct instance *instance, const char *image, const char *
                            .directory = instance->directory.path,
                            .console_path = config->console_path,
                            .command_line = config->command_line,
+                           .cpu_template = config->cpu_template,
                            .memory_mib = config->memory_mib,
                            .vcpus = config->vcpus,
                            .n_disks = 1,

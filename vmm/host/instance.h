@@ -43,6 +43,7 @@ struct instance_config {
     const char *console_path;  /* NULL: a file that goes with the instance */
     const char *monitor_path;  /* NULL: beside the running program */
     const char *command_line;  /* further words for the guest kernel; may be NULL */
+    const char *cpu_template;  /* common/cpu_template.h; NULL: the host's CPU */
     uint32_t memory_mib;
     uint32_t vcpus;
     int interrupt_fd;            /* borrowed for life; readable means stop waiting; may be -1 */

@@ -28,6 +28,7 @@ struct vm_config {
     const char *directory;    /* exists, private to this VM: sockets are made in it */
     const char *console_path; /* where the guest's console goes; NULL: <directory>/console.log */
     const char *command_line; /* appended to the machine's own; may be NULL */
+    const char *cpu_template; /* common/cpu_template.h; NULL or "": the host's CPU */
     uint32_t memory_mib;
     uint32_t vcpus;
     size_t n_disks;
@@ -67,7 +68,7 @@ struct vm_restore_times {
 struct hypervisor_ops {
     const char *name;
     /* create + boot, or create only (a shell). On failure nothing of the VM is left. *ret_vm is
-     * owned: destroy() it. */
+     * owned: destroy() it. -ENOTSUP for a CPU template that cannot be kept here. */
     int (*start)(const struct vm_config *config, struct vm **ret_vm, struct error *err);
     /*
      * accept_agent - wait for the agent's own connection (guest port 1024 → host).

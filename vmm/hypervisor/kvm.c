@@ -168,6 +168,7 @@ static int send_start(struct vm *vm, const struct vm_config *config, const struc
     start.command_line = text_argument(config->command_line ? config->command_line : "");
     start.n_disks = config->n_disks;
     start.disks = disk_pointers;
+    start.cpu_template = text_argument(config->cpu_template ? config->cpu_template : "");
     start.vsock_path = vm->vsock_path;
     start.console_limit_bytes = CONSOLE_LIMIT_BYTES;
     start.guest_cid = GUEST_CID;

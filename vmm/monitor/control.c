@@ -121,6 +121,7 @@ static int machine_config_of(const struct control *control, const Mayfly__Monito
         .console_fd = control->fds[FD_CONSOLE],
         .vsock_listen_fd = control->fds[FD_VSOCK],
         .vsock_path = start->vsock_path,
+        .cpu_template = start->cpu_template,
         .console_limit_bytes = start->console_limit_bytes,
         .guest_cid = start->guest_cid,
         .n_disks = start->n_disks,

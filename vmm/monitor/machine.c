@@ -115,6 +115,31 @@ static int create_vm(struct machine *machine, const struct machine_config *confi
     return 0;
 }
 
+/* Promised only where it can be kept: what a guest sees once it may rely on for good. */
+static int choose_cpu(struct machine *machine, const struct machine_config *config,
+                      struct error *err)
+{
+    const char *name = config->cpu_template;
+    bool is_kept = false;
+
+    cpu_identity_read(&machine->cpu);
+    if (!name || name[0] == '\0')
+        return 0;
+    machine->cpu_template = cpu_template_find(name);
+    if (!machine->cpu_template)
+        return error_say(err, EINVAL, "no CPU template '%.40s'; there are: %s", name,
+                         cpu_template_names());
+    int r = kvm_probe_cpuid(config->kvm_fd, &is_kept, err);
+    if (r == 0 && !is_kept)
+        r = error_say(
+            err, ENOTSUP,
+            "CPU template '%s': this KVM shows guests the processor's own CPUID (it runs "
+            "their user mode natively, KVM_SET_CPUID2 has no effect there), so no feature "
+            "can be hidden",
+            name);
+    return r < 0 ? r : cpu_template_apply(machine->cpu_template, &machine->cpu, err);
+}
+
 static int create_vcpus(struct machine *machine, const struct machine_config *config,
                         struct error *err)
 {
@@ -124,6 +149,7 @@ static int create_vcpus(struct machine *machine, const struct machine_config *co
                                             .mmio = &machine->mmio,
                                             .memory = &machine->memory.guest,
                                             .assist = machine->status.emulates_supervisor,
+                                            .cpu_template = machine->cpu_template,
                                             .count = config->vcpus,
                                             .stopped = on_vcpu_stopped,
                                             .is_memory = is_memory,
@@ -216,10 +242,11 @@ int machine_new(const struct machine_config *config, struct loop *loop, machine_
     if (r == 0)
         r = create_vm(machine, config, err);
     if (r == 0)
+        r = choose_cpu(machine, config, err);
+    if (r == 0)
         r = create_vcpus(machine, config, err);
     if (r == 0) {
         machine->status.tsc_khz = vcpu_tsc_khz(machine->vcpus[0]);
-        cpu_identity_read(&machine->cpu);
         machine->is_shell = config->kernel_fd < 0;
         r = machine->is_shell ? make_arena(machine, err) : load_guest(machine, config, err);
     }

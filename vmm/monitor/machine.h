@@ -29,6 +29,7 @@ struct machine_config {
     int kvm_fd, console_fd, vsock_listen_fd; /* borrowed for the machine's life */
     int kernel_fd; /* borrowed during machine_new(); -1: a shell, for machine_restore() */
     const char *vsock_path;
+    const char *cpu_template; /* a name; NULL or "": the host's CPU as it is */
     uint64_t console_limit_bytes;
     uint32_t guest_cid;
     size_t n_disks;

@@ -70,8 +70,9 @@ static ProtobufCBinaryData bytes_of(struct arena *arena, const void *from, size_
     return data;
 }
 
-static void put_cpu(struct arena *arena, const struct cpu_identity *cpu, State *state)
+static void put_cpu(struct arena *arena, const struct machine *machine, State *state)
 {
+    const struct cpu_identity *cpu = &machine->cpu;
     Mayfly__Snapshot__Cpu *to = state->cpu = ARENA_NEW(arena, Mayfly__Snapshot__Cpu);
 
     mayfly__snapshot__cpu__init(to);
@@ -82,6 +83,8 @@ static void put_cpu(struct arena *arena, const struct cpu_identity *cpu, State *
     to->n_features = CPU_FEATURE_WORDS;
     to->features = (uint32_t *)(void *)bytes_of(arena, cpu->features, sizeof(cpu->features)).data;
     to->xsave_bytes = cpu->xsave_bytes;
+    if (machine->cpu_template)
+        to->template_ = (char *)(uintptr_t)machine->cpu_template->name; /* only read */
 }
 
 static void put_msrs(struct arena *arena, const struct msr_list *msrs, Mayfly__Snapshot__Vcpu *to)
@@ -263,7 +266,7 @@ int machine_snapshot(struct machine *machine, int memory_fd, int state_fd, uint3
     state.version = STATE_VERSION;
     state.memory_mib = (uint32_t)(machine->memory.ram_bytes >> 20);
     state.tsc_khz = machine->status.tsc_khz;
-    put_cpu(&arena, &machine->cpu, &state);
+    put_cpu(&arena, machine, &state);
     /* Devices before vCPUs and memory: coming to rest, they may still write to guest memory and
      * raise interrupts. */
     int r = put_devices(&arena, machine, &state, err);
@@ -341,6 +344,7 @@ static State *read_state(struct restore_arena *arena, int fd, struct error *err)
 static int check_cpu(const struct machine *machine, const Mayfly__Snapshot__Cpu *cpu,
                      struct error *err)
 {
+    const char *template = machine->cpu_template ? machine->cpu_template->name : "";
     struct cpu_identity was = {0};
 
     if (!cpu || cpu->n_features != CPU_FEATURE_WORDS || strlen(cpu->vendor) >= sizeof(was.vendor))
@@ -351,6 +355,9 @@ static int check_cpu(const struct machine *machine, const Mayfly__Snapshot__Cpu 
     was.stepping = cpu->stepping;
     was.xsave_bytes = cpu->xsave_bytes;
     memcpy(was.features, cpu->features, sizeof(was.features));
+    if (strcmp(cpu->template_, template) != 0)
+        return error_say(err, EBADMSG, "machine state: CPU template '%.40s', the shell has '%s'",
+                         cpu->template_, template);
     return cpu_identity_check(&was, &machine->cpu, err);
 }
 

@@ -83,7 +83,7 @@ int vcpu_new(const struct vcpu_host *host, unsigned index, struct vcpu **ret_vcp
             vcpu->run = run;
     }
     if (r == 0)
-        r = cpuid_set(host->kvm_fd, vcpu->fd, index, host->count, err);
+        r = cpuid_set(host->kvm_fd, vcpu->fd, host->cpu_template, index, host->count, err);
     if (r == 0)
         r = vcpu_state_baseline(host->kvm_fd, vcpu->fd, &vcpu->baseline, err);
     if (r == 0 && host->assist)
