@@ -25,3 +25,6 @@ trap 'rm -rf "$function"' EXIT
 printf 'def handler(event, context):\n    return event\n' >"$function/app.py"
 "$build/bin/mayfly" run "$function" --handler app.handler --state "$state" >/dev/null 2>&1
 "$build/bin/bench_restore" "$state" "$build/bin/mayfly-vmm" 50 "$out/restore.json"
+
+echo "== working set"
+"$build/bin/bench_working_set" "$state" "$build/bin/mayfly-vmm" 20

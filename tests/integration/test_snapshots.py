@@ -89,6 +89,29 @@ def restored_start_is_far_cheaper_than_a_boot():
     print(f"restore {times['restore']} us, first result {times['invoke']} us after it")
 
 
+def the_first_restored_run_leaves_its_working_set():
+    """Once; and whatever stands there, a run is none the worse for it."""
+    function = write_function(os.path.join(work, "set"), "def handler(e, c):\n    return e\n")
+    sets = lambda: {s["id"]: s["working_set"] for s in json.loads(
+        mayfly("snapshot", "ls", "--json", "--state", state).stdout)["snapshots"]}
+    before = sets()
+    done, _ = run(function)
+    assert done.returncode == 0, done.stderr
+    made = [i for i in sets() if i not in before and not sets()[i]]
+    assert len(made) == 1, made
+    done, _ = run(function)
+    assert done.returncode == 0 and sets()[made[0]] is True, done.stderr
+    part = os.path.join(state, "snapshots", made[0], "working_set")
+    recorded = os.stat(part)
+    assert 100 < recorded.st_size < 100000
+    run(function)
+    assert os.stat(part).st_mtime_ns == recorded.st_mtime_ns
+    with open(part, "wb") as file:
+        file.write(b"no list of pages")
+    done, again = run(function)
+    assert done.returncode == 0 and again["start"] == "restored", done.stderr
+
+
 def a_named_snapshot_is_created_and_run():
     need_kvm()
     function = write_function(os.path.join(work, "named"), "def handler(e, c):\n    return [e]\n")
@@ -237,6 +260,7 @@ if __name__ == "__main__":
         # One after the other: each stands on the one before.
         suite.main(after=[clones_are_distinct_and_on_time,
                           restored_start_is_far_cheaper_than_a_boot,
+                          the_first_restored_run_leaves_its_working_set,
                           a_named_snapshot_is_created_and_run,
                           an_init_phase_that_fails_leaves_no_snapshot,
                           a_memory_file_cut_short_under_two_clones,

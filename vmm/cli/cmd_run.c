@@ -31,6 +31,7 @@ struct run {
     struct instance *instance;
     size_t event_bytes;
     char run_directory[PATH_MAX];
+    struct snapshot_manifest restored; /* what the instance was restored from; ->id "": nothing */
     char created[SNAPSHOT_ID_HEX + 1]; /* by `mayfly snapshot create`; "" otherwise */
     int interrupt_fd;
     const volatile sig_atomic_t *interrupted;
@@ -241,6 +242,7 @@ static int restore(struct run *run, const struct function_snapshot_config *confi
         r = function_snapshot_restore(config, &manifest, &run->instance, err);
     if (r == 0) {
         run->report.start = "restored";
+        run->restored = manifest;
     } else if (r == -EBADMSG || r == -ENOTSUP || r == -EINVAL) {
         char line[sizeof(err->text) + 64];
         int n = snprintf(line, sizeof(line), "mayfly run: making a new snapshot: %s\n", err->text);
@@ -264,6 +266,7 @@ static int start_named(struct run *run, struct error *err)
     if (r < 0)
         return error_wrap(err, "snapshot '%s'", run->options.snapshot);
     run->report.start = "restored";
+    run->restored = manifest;
     run->report.memory_mib = manifest.memory_mib;
     return 0;
 }
@@ -308,6 +311,17 @@ static int invoke(struct run *run, struct error *err)
     return take_result(run, &result, err);
 }
 
+/* A hint for later runs: that it could not be had is nobody's trouble now. */
+static void learn(struct run *run)
+{
+    const struct function_snapshot_config config = {.instance = instance_config_of(run),
+                                                    .snapshots = run->snapshots};
+    struct error ignored;
+
+    if (run->restored.id[0] && run->report.has_result && run->report.result.outcome == OUTCOME_OK)
+        function_snapshot_learn(&config, &run->restored, run->instance, &ignored);
+}
+
 static int interrupted_error(struct error *err)
 {
     return error_say(err, EINTR, "interrupted");
@@ -326,6 +340,8 @@ static int serve(struct run *run, struct error *err)
     if (r == 0 && !run->options.output &&
         (!run->report.has_result || run->report.result.outcome == OUTCOME_OK))
         r = invoke(run, err);
+    if (r == 0)
+        learn(run);
     /* Whatever a cut-short step complains of, Ctrl-C is the reason. */
     return r < 0 && cli_interrupted() ? interrupted_error(err) : r;
 }

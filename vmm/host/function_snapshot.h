@@ -51,4 +51,13 @@ int function_snapshot_restore(const struct function_snapshot_config *config,
                               const struct snapshot_manifest *manifest,
                               struct instance **ret_instance, struct error *err);
 
+/*
+ * function_snapshot_learn - after the first result of an instance that was restored from @manifest:
+ * note which pages that took, if it is not known yet, so that a later restore can read them ahead.
+ * A failure costs nothing but that.
+ */
+int function_snapshot_learn(const struct function_snapshot_config *config,
+                            const struct snapshot_manifest *manifest, struct instance *instance,
+                            struct error *err);
+
 #endif

@@ -18,6 +18,7 @@
 #include "hypervisor/hypervisor.h"
 #include "images/image_store.h"
 #include "package.h"
+#include "snapshot/snapshot_extents.h"
 
 struct instance;
 
@@ -136,5 +137,12 @@ uint64_t instance_private_bytes(const struct instance *instance);
 
 /* instance_destroy - ends the VM, removes its directory. Takes NULL. */
 void instance_destroy(struct instance *instance);
+
+/*
+ * instance_working_set - the pages of RAM that a restored instance has touched so far. Believed
+ * only as far as it is a list of pages within its memory: -EBADMSG otherwise. *ret_pages is owned.
+ */
+int instance_working_set(struct instance *instance, struct snapshot_extents *ret_pages,
+                         struct error *err);
 
 #endif

@@ -96,6 +96,12 @@ struct hypervisor_ops {
      */
     int (*restore)(struct vm *shell, int memory_fd, int state_fd, int *ret_agent_fd,
                    struct vm_restore_times *ret_times, struct error *err);
+    /*
+     * working_set - which pages of RAM a restored VM has touched so far. @fd: a file whose offset
+     * is at its start; a list as of snapshot/snapshot_extents.h is written there, and is to be
+     * checked as anything that a monitor says.
+     */
+    int (*working_set)(struct vm *vm, int fd, struct error *err);
     /* status - asks a living VM, or says how a dead one ended; never blocks for over 5 s. */
     int (*status)(struct vm *vm, struct vm_status *ret_status, struct error *err);
     /* end_fd - readable once the VM has ended by itself: for poll(). Borrowed. */

@@ -347,12 +347,16 @@ static int kvm_snapshot(struct vm *vm, int memory_fd, int state_fd, struct error
     Mayfly__Monitor__Snapshot snapshot = MAYFLY__MONITOR__SNAPSHOT__INIT;
     Mayfly__Monitor__Request request = MAYFLY__MONITOR__REQUEST__INIT;
     Mayfly__Monitor__Reply *reply = NULL;
-    const int fds[] = {memory_fd, state_fd};
+    AUTO_FD pagemap = -1;
+    int r = monitor_memory_open_pagemap(monitor_client_pid(vm->client), &pagemap, err);
 
+    if (r < 0)
+        return r;
+    const int fds[] = {memory_fd, state_fd, pagemap};
     snapshot.kept_host_port = AGENT_PORT;
     request.body_case = MAYFLY__MONITOR__REQUEST__BODY_SNAPSHOT;
     request.snapshot = &snapshot;
-    int r = monitor_client_request(vm->client, &request, fds, 2, SNAPSHOT_TIMEOUT_MS, &reply, err);
+    r = monitor_client_request(vm->client, &request, fds, 3, SNAPSHOT_TIMEOUT_MS, &reply, err);
     if (r == 0)
         mayfly__monitor__reply__free_unpacked(reply, NULL);
     return r;
@@ -385,6 +389,25 @@ static int kvm_restore(struct vm *vm, int memory_fd, int state_fd, int *ret_agen
         r = error_say(err, EPROTO, "the monitor answered a restore without its times");
     }
     mayfly__monitor__reply__free_unpacked(reply, NULL);
+    return r;
+}
+
+static int kvm_working_set(struct vm *vm, int fd, struct error *err)
+{
+    Mayfly__Monitor__WorkingSet wanted = MAYFLY__MONITOR__WORKING_SET__INIT;
+    Mayfly__Monitor__Request request = MAYFLY__MONITOR__REQUEST__INIT;
+    Mayfly__Monitor__Reply *reply = NULL;
+    AUTO_FD pagemap = -1;
+    int r = monitor_memory_open_pagemap(monitor_client_pid(vm->client), &pagemap, err);
+
+    if (r < 0)
+        return r;
+    const int fds[] = {fd, pagemap};
+    request.body_case = MAYFLY__MONITOR__REQUEST__BODY_WORKING_SET;
+    request.working_set = &wanted;
+    r = monitor_client_request(vm->client, &request, fds, 2, REQUEST_TIMEOUT_MS, &reply, err);
+    if (r == 0)
+        mayfly__monitor__reply__free_unpacked(reply, NULL);
     return r;
 }
 
@@ -448,6 +471,7 @@ const struct hypervisor_ops hypervisor_kvm = {
     .resume = kvm_resume,
     .snapshot = kvm_snapshot,
     .restore = kvm_restore,
+    .working_set = kvm_working_set,
     .status = kvm_status,
     .end_fd = kvm_end_fd,
     .destroy = kvm_destroy,

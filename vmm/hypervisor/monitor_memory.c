@@ -1,10 +1,16 @@
-/* Reading /proc/PID/smaps: see monitor_memory.h. The kernel's own text, trusted. */
+/* Reading /proc/PID: see monitor_memory.h. The kernel's own text, trusted. */
 #include "monitor_memory.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
+#include <linux/capability.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
+
+#include "common/fd.h"
 
 /* The name that machine_memory.c gives to guest memory. */
 static const char guest_name[] = "mayfly-guest";
@@ -39,4 +45,47 @@ uint64_t monitor_memory_private(pid_t pid, uint64_t guest_bytes)
     }
     fclose(file);
     return total_kib * 1024;
+}
+
+/* This thread's capabilities; a pid of 0 means the caller. */
+static int get_capabilities(struct __user_cap_data_struct set[2])
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+
+    return syscall(SYS_capget, &header, set) < 0 ? -errno : 0;
+}
+
+static int set_capabilities(const struct __user_cap_data_struct set[2])
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+
+    return syscall(SYS_capset, &header, set) < 0 ? -errno : 0;
+}
+
+/*
+ * Whoever opens a pagemap with CAP_SYS_ADMIN lets its reader see physical addresses, and the reader
+ * will be the monitor. So this thread does without for a moment (pagemap.rst, "bits 0-54").
+ */
+int monitor_memory_open_pagemap(pid_t pid, int *ret_fd, struct error *err)
+{
+    struct __user_cap_data_struct before[2], without[2];
+    char path[64];
+    int r = get_capabilities(before);
+
+    if (r < 0)
+        return error_set(err, -r, "read this process's capabilities");
+    memcpy(without, before, sizeof(without));
+    without[CAP_TO_INDEX(CAP_SYS_ADMIN)].effective &= ~(uint32_t)CAP_TO_MASK(CAP_SYS_ADMIN);
+    r = set_capabilities(without);
+    if (r < 0)
+        return error_set(err, -r, "lay down CAP_SYS_ADMIN");
+    snprintf(path, sizeof(path), "/proc/%d/pagemap", (int)pid);
+    AUTO_FD fd = open(path, O_RDONLY | O_CLOEXEC);
+    r = fd < 0 ? error_set(err, errno, "open %s", path) : 0;
+    int back = set_capabilities(before);
+    if (back < 0)
+        return error_set(err, -back, "take CAP_SYS_ADMIN up again");
+    if (r == 0)
+        *ret_fd = fd_steal(&fd);
+    return r;
 }

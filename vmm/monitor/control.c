@@ -160,10 +160,22 @@ static int do_snapshot(struct control *control, const Mayfly__Monitor__Snapshot 
 {
     if (control->state != MAYFLY__MONITOR__STATUS_REPLY__STATE__PAUSED)
         return error_say(err, EINVAL, "snapshot: no VM is paused");
+    if (control->n_request_fds != 3)
+        return error_say(err, EINVAL, "snapshot: wants a memory file, a state file, a pagemap");
+    const struct machine_snapshot_fds fds = {.memory = control->request_fds[0],
+                                             .state = control->request_fds[1],
+                                             .pagemap = control->request_fds[2]};
+    return machine_snapshot(control->machine, &fds, snapshot->kept_host_port, err);
+}
+
+static int do_working_set(struct control *control, struct error *err)
+{
+    if (!control->machine)
+        return error_say(err, EINVAL, "working set: there is no VM");
     if (control->n_request_fds != 2)
-        return error_say(err, EINVAL, "snapshot: wants a memory file and a state file");
-    return machine_snapshot(control->machine, control->request_fds[0], control->request_fds[1],
-                            snapshot->kept_host_port, err);
+        return error_say(err, EINVAL, "working set: wants a file and a pagemap");
+    return machine_working_set(control->machine, control->request_fds[1], control->request_fds[0],
+                               err);
 }
 
 /* The reply goes out after the guest was set running: it is not on the way to the first result. */
@@ -290,6 +302,9 @@ static void dispatch(struct control *control, const Mayfly__Monitor__Request *re
         break;
     case MAYFLY__MONITOR__REQUEST__BODY_RESTORE:
         do_restore(control);
+        break;
+    case MAYFLY__MONITOR__REQUEST__BODY_WORKING_SET:
+        send_result(control, do_working_set(control, &err), &err);
         break;
     case MAYFLY__MONITOR__REQUEST__BODY_STOP:
         machine_free(control->machine);

@@ -7,6 +7,7 @@
 
 #include "common/error.h"
 #include "guest_memory.h"
+#include "snapshot/snapshot_extents.h"
 
 enum { MACHINE_MEMORY_MAX_PMEM = 8 };
 
@@ -54,10 +55,20 @@ int machine_memory_add_pmem(struct machine_memory *memory, int fd, struct error 
 int machine_memory_map(struct machine_memory *memory, int fd, struct error *err);
 
 /*
- * machine_memory_write_changed - write each page of RAM that is no longer what it was mapped from
- * to its place in @fd (borrowed); everything else stays a hole. No vCPU may run.
+ * machine_memory_pages - the pages of RAM that are mapped, or with @changed only those that are no
+ * longer what they were mapped from. vCPUs may run: then it is true of some moment for each page.
+ * @pagemap: /proc/PID/pagemap of this process. *ret_pages is owned.
  */
-int machine_memory_write_changed(const struct machine_memory *memory, int fd, struct error *err);
+int machine_memory_pages(const struct machine_memory *memory, int pagemap, bool changed,
+                         struct snapshot_extents *ret_pages, struct error *err);
+
+/*
+ * machine_memory_write_changed - write each page of RAM that is no longer what it was mapped from
+ * to its place in @fd; everything else stays a hole. No vCPU may run. @pagemap: as above. Both
+ * borrowed.
+ */
+int machine_memory_write_changed(const struct machine_memory *memory, int pagemap, int fd,
+                                 struct error *err);
 
 /*
  * machine_memory_holds - is all of [@start, @start + @len_bytes) memory that the guest can read (or

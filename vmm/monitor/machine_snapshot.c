@@ -256,8 +256,8 @@ static int write_state(const State *state, int fd, struct error *err)
     return r < 0 ? error_set(err, -r, "write machine state") : 0;
 }
 
-int machine_snapshot(struct machine *machine, int memory_fd, int state_fd, uint32_t kept_host_port,
-                     struct error *err)
+int machine_snapshot(struct machine *machine, const struct machine_snapshot_fds *fds,
+                     uint32_t kept_host_port, struct error *err)
 {
     __attribute__((cleanup(arena_done))) struct arena arena = {0};
     State state = MAYFLY__SNAPSHOT__MACHINE_STATE__INIT;
@@ -280,11 +280,27 @@ int machine_snapshot(struct machine *machine, int memory_fd, int state_fd, uint3
     put_pmem(&arena, machine, &state);
     if (arena.failed)
         return error_set(err, ENOMEM, "machine state");
-    r = machine_memory_write_changed(&machine->memory, memory_fd, err);
+    r = machine_memory_write_changed(&machine->memory, fds->pagemap, fds->memory, err);
     /* Pages that went with the end of a truncated file look as if they had never been changed. */
     if (memory_loss_describe(&machine->memory, lost))
         r = error_say(err, EIO, "%s", lost);
-    return r < 0 ? r : write_state(&state, state_fd, err);
+    return r < 0 ? r : write_state(&state, fds->state, err);
+}
+
+int machine_working_set(const struct machine *machine, int pagemap, int fd, struct error *err)
+{
+    struct snapshot_extents pages;
+    AUTO_FREE uint8_t *data = NULL;
+    size_t len = 0;
+    int r = machine_memory_pages(&machine->memory, pagemap, false, &pages, err);
+
+    if (r < 0)
+        return r;
+    r = snapshot_extents_serialise(&pages, &data, &len);
+    snapshot_extents_done(&pages);
+    if (r == 0)
+        r = fd_write_all(fd, data, len);
+    return r < 0 ? error_set(err, -r, "write the working set") : 0;
 }
 
 /* --- back ---------------------------------------------------------------------------------- */

@@ -10,16 +10,22 @@
 
 #include "machine.h"
 
+/* Borrowed. */
+struct machine_snapshot_fds {
+    int memory;  /* a new, empty file: every page that differs from what the machine was restored
+                    from (from zeros, if it was booted) is written at its place, the rest stays a
+                    hole */
+    int state;   /* the serialised state is written there */
+    int pagemap; /* this process's /proc/self/pagemap: it has no /proc itself */
+};
+
 /*
  * machine_snapshot - of a paused machine, which can go on afterwards.
- * @memory_fd: a new, empty file; every page that differs from what the machine was restored from
- * (from zeros, if it was booted) is written at its place, the rest stays a hole.
- * @state_fd: the serialised state is written there.
- * @kept_host_port: the vsock stream to carry over. Fds are borrowed.
+ * @kept_host_port: the vsock stream to carry over.
  * Returns 0, -EBUSY while that stream or a device has work under way, or what writing gave.
  */
-int machine_snapshot(struct machine *machine, int memory_fd, int state_fd, uint32_t kept_host_port,
-                     struct error *err);
+int machine_snapshot(struct machine *machine, const struct machine_snapshot_fds *fds,
+                     uint32_t kept_host_port, struct error *err);
 
 /* Durations in nanoseconds. */
 struct restore_times {
@@ -37,5 +43,11 @@ struct restore_times {
  */
 int machine_restore(struct machine *machine, int memory_fd, int state_fd, int agent_fd,
                     struct restore_times *ret_times, struct error *err);
+
+/*
+ * machine_working_set - write the list of pages that the guest has touched since it was restored to
+ * @fd. It may run meanwhile. @pagemap: /proc/PID/pagemap of this process. Fds are borrowed.
+ */
+int machine_working_set(const struct machine *machine, int pagemap, int fd, struct error *err);
 
 #endif
