@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Restoring instead of booting: clones are distinct, clocks right, hooks in order, damage refused."""
 
+import hashlib
 import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import tempfile
 import time
@@ -247,6 +249,146 @@ def a_cpu_template_is_kept_or_refused():
     assert done.returncode == 2 and "portable-v3" in done.stderr, done.stderr
 
 
+FULL_DISK = """
+set -e
+tmpfs=$1 size=$2 mayfly=$3 function=$4 state=$5 work=$6
+mkdir -p "$work/kept"
+mount --bind "$state/$tmpfs" "$work/kept"
+mount -t tmpfs -o "size=$size" none "$state/$tmpfs"
+if [ "$tmpfs" = snapshots ]; then
+    # Memory is mapped from the cache, and a tmpfs wants room for a hole that is read: it stays outside.
+    mkdir "$state/snapshots/cache"
+    mount --bind "$work/kept/cache" "$state/snapshots/cache"
+    find "$work/kept" -mindepth 1 -maxdepth 1 ! -name cache -exec cp -a {} "$state/snapshots/" ';'
+fi
+list() { (cd "$state/snapshots" && find . ! -name filler ! -name '*.mem' | sort); }
+run() { "$mayfly" run "$function" --handler app.handler --json --state "$state" --timeout 30 --event "$1"; }
+if [ "$tmpfs" = snapshots ]; then
+    cat /dev/zero >"$state/snapshots/filler" 2>/dev/null || true
+fi
+list >"$work/before"
+run '{"n": 1}' >"$work/first.out" 2>"$work/first.err" || true
+list >"$work/after"
+umount "$state/run" 2>/dev/null || rm -f "$state/$tmpfs/filler"
+run '{"n": 2}' >"$work/second.out" 2>"$work/second.err" || true
+run '{"n": 3}' >"$work/third.out" 2>"$work/third.err" || true
+"""
+
+
+def full_disk(name, tmpfs, size):
+    """A disk that fills up while a live VM is frozen: it answers all the same, and a retry works."""
+    need_kvm()
+    if os.getuid() != 0:
+        raise harness.Skip("mounting a small disk needs root")
+    function = write_function(os.path.join(work, name),
+                              "def handler(e, c):\n    return [e, '%s']\n" % name)
+    here = os.path.join(work, name + "-disk")
+    os.makedirs(here)
+    subprocess.run(["unshare", "-m", "sh", "-c", FULL_DISK, "sh", tmpfs, size,
+                    os.path.abspath(MAYFLY), function, os.path.abspath(state), here], check=True,
+                   timeout=600)
+    read = lambda file: open(os.path.join(here, file), encoding="utf-8").read()
+    first, second, third = (json.loads(read(f"{n}.out")) for n in ("first", "second", "third"))
+    assert first["status"] == "ok" and first["result"] == [{"n": 1}, name], (first,
+                                                                            read("first.err"))
+    assert "going on without a snapshot" in read("first.err"), read("first.err")
+    assert "No space left" in read("first.err") or "no space left" in read("first.err")
+    assert read("before") == read("after"), "something partial is visible"
+    assert second["result"] == [{"n": 2}, name], (second, read("second.err"))
+    assert "without a snapshot" not in read("second.err"), read("second.err")
+    assert third["start"] == "restored" and third["timings_us"]["init"] == 0, third
+
+
+def a_full_store_costs_the_snapshot_only():
+    full_disk("fullstore", "snapshots", "64m")
+
+
+def a_full_run_directory_costs_the_snapshot_only():
+    full_disk("fullrun", "run", "300k")
+
+
+def rewritten(snapshot, name, change):
+    """A snapshot made of another: @change works on its state and manifest; digests are right."""
+    old = os.path.join(state, "snapshots", snapshot["id"])
+    with open(os.path.join(old, "state.pb"), "rb") as file:
+        data = file.read()
+    with open(os.path.join(old, "manifest.json"), encoding="utf-8") as file:
+        manifest = json.load(file)
+    data = change(data, manifest)
+    manifest["name"] = name
+    manifest["state"].update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    text = json.dumps(manifest).encode()
+    ident = hashlib.sha256(text).hexdigest()
+    new = os.path.join(state, "snapshots", ident)
+    shutil.copytree(old, new, ignore=shutil.ignore_patterns("working_set"))  # has the old id in it
+    for part, content in (("state.pb", data), ("manifest.json", text)):
+        with open(os.path.join(new, part), "wb") as file:
+            file.write(content)
+    with open(os.path.join(state, "snapshots", "names", name + ".json"), "w",
+              encoding="utf-8") as file:
+        json.dump({"version": 1, "id": ident}, file)
+
+
+def a_snapshot_of_another_processor_is_refused():
+    """Well formed, its digests right, and of a processor that has what this one lacks."""
+    need_kvm()
+    ls = json.loads(mayfly("snapshot", "ls", "--json", "--state", state).stdout)["snapshots"]
+    greeting = [s for s in ls if s["name"] == "greeting"][0]
+    lacking = []
+
+    def richer(data, manifest):
+        words = [int(word, 16) for word in manifest["cpu"]["features"]]
+        old = b"".join(struct.pack("<I", word) for word in words)
+        assert data.count(old) == 1
+        lacking.append(~words[4] & -~words[4])  # of leaf 7, EDX
+        words[4] |= lacking[0]
+        manifest["cpu"]["features"] = ["%08x" % word for word in words]
+        return data.replace(old, b"".join(struct.pack("<I", word) for word in words))
+
+    rewritten(greeting, "richer", richer)
+    assert mayfly("snapshot", "verify", "richer", "--state", state).returncode == 0
+    done = mayfly("run", "--snapshot", "richer", "--state", state)
+    assert done.returncode == 3, (done.returncode, done.stderr)
+    assert "7.edx:%#x" % lacking[0] in done.stderr, done.stderr
+    rewritten(greeting, "same", lambda data, manifest: data)
+    done = mayfly("run", "--snapshot", "same", "--event", "7", "--json", "--state", state)
+    assert done.returncode == 0 and result_of(done)["result"] == [7], done.stderr
+    for name in ("richer", "same"):
+        assert mayfly("snapshot", "rm", name, "--state", state).returncode == 0
+
+
+def a_snapshot_keeps_to_its_own_image():
+    """Found by digest, whatever bears the name now; and where it is gone, nothing else will do."""
+    need_kvm()
+    images = os.path.join(state, "images")
+    python = os.path.join(images, "manifests", "python3.11.json")
+    aside = os.path.join(work, "aside")
+    os.makedirs(aside)
+    with open(python, encoding="utf-8") as file:
+        image = json.load(file)
+    with open(os.path.join(images, "manifests", "base.json"), encoding="utf-8") as file:
+        other = json.load(file)
+    image_object = os.path.join(images, "objects", "sha256", image["digest"] + ".mfi")
+
+    def restore():
+        return mayfly("run", "--snapshot", "greeting", "--event", "8", "--json", "--state", state)
+
+    shutil.move(python, aside)
+    try:
+        with open(python, "w", encoding="utf-8") as file:
+            json.dump(dict(other, name="python3.11"), file)
+        done = restore()
+        assert done.returncode == 0 and result_of(done)["result"] == [8], done.stderr
+        shutil.move(image_object, aside)
+        done = restore()
+        assert done.returncode == 3, (done.returncode, done.stderr)
+        assert "no image '" + image["digest"][:12] in done.stderr, done.stderr
+    finally:
+        shutil.move(os.path.join(aside, os.path.basename(image_object)), image_object)
+        shutil.move(os.path.join(aside, "python3.11.json"), python)
+    assert restore().returncode == 0
+
+
 def nothing_is_left_behind():
     assert harness.monitors_of(state) == set(), "monitors still run"
     assert os.listdir(os.path.join(state, "run")) == []
@@ -265,6 +407,10 @@ if __name__ == "__main__":
                           an_init_phase_that_fails_leaves_no_snapshot,
                           a_memory_file_cut_short_under_two_clones,
                           a_cpu_template_is_kept_or_refused,
+                          a_full_store_costs_the_snapshot_only,
+                          a_full_run_directory_costs_the_snapshot_only,
+                          a_snapshot_of_another_processor_is_refused,
+                          a_snapshot_keeps_to_its_own_image,
                           a_damaged_snapshot_is_refused_and_made_anew,
                           nothing_is_left_behind])
     finally:

@@ -231,6 +231,20 @@ static int start_by_boot(struct run *run, struct error *err)
     return take_result(run, &result, err);
 }
 
+static bool cannot_store(int r)
+{
+    return r == -ENOSPC || r == -EDQUOT || r == -EIO || r == -EROFS;
+}
+
+static void say_unstored(struct run *run, const struct error *why)
+{
+    char line[sizeof(why->text) + 64];
+    int n =
+        snprintf(line, sizeof(line), "mayfly run: going on without a snapshot: %s\n", why->text);
+
+    stage_ticker_write(run->ticker, line, (size_t)n);
+}
+
 /* A snapshot that is there and of no use is no reason to fail: it is said, and made anew. */
 static int restore(struct run *run, const struct function_snapshot_config *config,
                    const struct instance_function *function, struct error *err)
@@ -279,16 +293,26 @@ static int start_by_snapshot(struct run *run, struct error *err)
                                               .snapshots = run->snapshots,
                                               .name = run->options.output};
     struct snapshot_manifest manifest;
+    struct error unstored = {0};
     struct agent_result result;
     bool booted;
     int r = run->options.output ? -ENOENT : restore(run, &config, &function, err);
 
     if (r != -ENOENT)
         return r;
+    /* Whoever only wants a result gets it without a snapshot, too. */
+    if (!run->options.output)
+        config.unstored = &unstored;
     r = function_snapshot_make(&config, &function, &run->instance, &result, &manifest, &booted,
                                err);
+    if (r < 0 && !run->options.output && cannot_store(r)) {
+        say_unstored(run, err);
+        return start_by_boot(run, err);
+    }
     if (r < 0)
         return r;
+    if (unstored.code)
+        say_unstored(run, &unstored);
     run->report.start = booted ? "boot" : "restored";
     if (run->instance)
         memcpy(run->created, manifest.id, sizeof(run->created));

@@ -293,6 +293,18 @@ static int make_runtime(const struct function_snapshot_config *config,
     return r;
 }
 
+/* The instance that could not be frozen may be as good as ever. */
+static bool goes_on_without(const struct function_snapshot_config *config,
+                            struct instance *instance, const struct error *why)
+{
+    struct error ignored;
+
+    if (!config->unstored || !instance_usable(instance) || instance_thaw(instance, &ignored) < 0)
+        return false;
+    *config->unstored = *why;
+    return true;
+}
+
 int function_snapshot_make(const struct function_snapshot_config *config,
                            const struct instance_function *function, struct instance **ret_instance,
                            struct agent_result *ret_result, struct snapshot_manifest *ret_manifest,
@@ -325,6 +337,11 @@ int function_snapshot_make(const struct function_snapshot_config *config,
     }
     r = freeze(config, function, &tree, instance, SNAPSHOT_FUNCTION, runtime.id, &frozen,
                ret_manifest, err);
+    if (r < 0 && goes_on_without(config, instance, err)) {
+        ret_manifest->id[0] = '\0';
+        *ret_instance = instance;
+        return 0;
+    }
     agent_result_done(ret_result);
     if (r == 0)
         *ret_result = frozen;

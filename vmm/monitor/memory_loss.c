@@ -102,8 +102,8 @@ static void on_bus_error(int number, siginfo_t *info, void *context)
         return;
     }
     if (!memory_loss_describe(watched.memory, text)) { /* not cut short: a disk or memory error */
-        add_text(&line, "a page of guest memory cannot be read: the disk or memory behind it "
-                        "failed (host address 0x");
+        add_text(&line, "a page of guest memory cannot be had: the disk behind it failed or is "
+                        "full (host address 0x");
         add_number(&line, address, 16);
         add_text(&line, ")");
     }
