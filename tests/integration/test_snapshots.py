@@ -166,16 +166,17 @@ import time
 
 def handler(event, context):
     print("asleep", flush=True)
-    time.sleep(event["sleep"])
+    for _ in range(event["naps"]):
+        time.sleep(0.1)
     return event
 """
 
 
-def start_sleeper(function, seconds):
-    """A clone that sleeps in its handler, and its monitor's process id."""
+def start_sleeper(function):
+    """A clone that naps for minutes in its handler, and its monitor's process id."""
     child = subprocess.Popen([MAYFLY, "run", function, "--handler", "app.handler", "--json",
-                              "--state", state, "--timeout", "300", "--event",
-                              json.dumps({"sleep": seconds})], stdout=subprocess.PIPE,
+                              "--state", state, "--timeout", "600", "--event",
+                              '{"naps": 5000}'], stdout=subprocess.PIPE,
                              stderr=subprocess.PIPE, text=True)
     for line in child.stderr:
         if "asleep" in line:
@@ -190,7 +191,7 @@ def memory_file_of(monitor):
 
 
 def ends_for_lack_of_memory(child):
-    stdout, stderr = child.communicate(timeout=120)
+    stdout, stderr = child.communicate(timeout=600)
     assert child.returncode == 3, (child.returncode, stdout, stderr)
     message = json.loads(stdout)["error"]["errorMessage"]
     assert "memory file of this VM was truncated at 4194304 of 134217728 bytes" in message, message
@@ -201,10 +202,10 @@ def a_memory_file_cut_short_under_two_clones():
     """The clone that reaches for a page that is gone ends with the reason; nothing else does."""
     need_kvm()
     function = write_function(os.path.join(work, "sleeper"), SLEEPER)
-    done, _ = run(function, "--event", '{"sleep": 0}')
+    done, _ = run(function, "--event", '{"naps": 0}')
     assert done.returncode == 0, done.stderr
-    runs, monitor = start_sleeper(function, 2)
-    stands, stopped = start_sleeper(function, 0.5)
+    runs, monitor = start_sleeper(function)
+    stands, stopped = start_sleeper(function)
     os.kill(stopped, signal.SIGSTOP)
     try:
         memory = memory_file_of(monitor)
@@ -214,7 +215,7 @@ def a_memory_file_cut_short_under_two_clones():
         ends_for_lack_of_memory(runs)
         # The other still stands there, and the cut file is replaced for whoever comes next.
         assert stands.poll() is None and os.path.exists(f"/proc/{stopped}")
-        done, again = run(function, "--event", '{"sleep": 0}')
+        done, again = run(function, "--event", '{"naps": 0}')
         assert done.returncode == 0 and again["start"] == "restored", done.stderr
         assert stands.poll() is None
     finally:
