@@ -25,3 +25,6 @@ echo "== restore"
 
 echo "== jail and filters of system calls"
 "$build/bin/bench_jail" "$state" "$build/bin/mayfly-vmm" 50 "$out/jail.json"
+
+echo "== working set"
+"$build/bin/bench_working_set" "$state" "$build/bin/mayfly-vmm" 20

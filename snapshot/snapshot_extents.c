@@ -246,6 +246,11 @@ int snapshot_extents_serialise(const struct snapshot_extents *extents, uint8_t *
     return 0;
 }
 
+uint32_t snapshot_extents_count(const uint8_t *header)
+{
+    return load_le32(header + 8);
+}
+
 static int parse_runs(const uint8_t *from, uint32_t n, uint32_t n_pages, const char *what,
                       struct snapshot_extents *extents, struct error *err)
 {

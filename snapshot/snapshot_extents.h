@@ -87,6 +87,12 @@ int snapshot_extents_serialise(const struct snapshot_extents *extents, uint8_t *
                                size_t *ret_len_bytes);
 
 /*
+ * snapshot_extents_count - how many runs a list claims to have whose header is @header
+ * (SNAPSHOT_EXTENTS_HEADER_BYTES of it): to find its length before it is read. Checks nothing.
+ */
+uint32_t snapshot_extents_count(const uint8_t *header);
+
+/*
  * snapshot_extents_parse - the reverse; @data is hostile. All pages must be below @n_pages, the
  * list sorted and merged, the length exact: else -EBADMSG, naming @what. *ret: a new list, owned.
  */

@@ -124,6 +124,15 @@ int snapshot_store_get_working_set(struct snapshot_store *store,
                                    struct snapshot_extents *ret_pages, struct error *err);
 
 /*
+ * snapshot_store_read_ahead - if @memory_fd (as flatten returned it) has left the page cache, ask
+ * for the pages of the recorded working set at once, in order, and do not wait for them. Takes
+ * about 0.1 ms where the file is in the cache. Returns how many pages it asked for; 0 where there
+ * is nothing to do or no set recorded.
+ */
+uint32_t snapshot_store_read_ahead(struct snapshot_store *store,
+                                   const struct snapshot_manifest *manifest, int memory_fd);
+
+/*
  * snapshot_store_verify - reads and checks every byte of @id, of its parents, of its working set
  * and of its cached memory; needs room for one more copy of that. -EBADMSG names what is wrong.
  */

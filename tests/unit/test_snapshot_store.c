@@ -6,12 +6,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -462,6 +464,42 @@ static void test_state(void **state)
         assert_int_equal(bytes[i], (uint8_t)(i * 7));
 }
 
+static bool is_cached(int fd, uint32_t page)
+{
+    char byte;
+    const struct iovec into = {.iov_base = &byte, .iov_len = 1};
+
+    return preadv2(fd, &into, 1, (off_t)page * SNAPSHOT_PAGE_BYTES, RWF_NOWAIT) == 1;
+}
+
+/* Whether pages leave the cache when they are told to is the file system's affair. */
+static void test_read_ahead(void **state)
+{
+    struct snapshot_world *world = *state;
+    struct snapshot_extents pages = {0};
+    struct error err;
+    int fd;
+
+    snapshot_world_fill(world, 0, 1000, 1);
+    struct snapshot_manifest base = snapshot_world_write(world, SNAPSHOT_BASE, "base", NULL);
+    assert_int_equal(snapshot_extents_add(&pages, 10, 5), 0);
+    assert_int_equal(snapshot_extents_add(&pages, 700, 30), 0);
+    assert_int_equal(snapshot_store_flatten(world->store, &base, &fd, NULL, &err), 0);
+    assert_int_equal(snapshot_store_read_ahead(world->store, &base, fd), 0); /* it is hot */
+    assert_int_equal(fsync(fd), 0);
+    posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    if (!is_cached(fd, 0) && !is_cached(fd, 720)) {
+        assert_int_equal(snapshot_store_read_ahead(world->store, &base, fd), 0); /* none recorded */
+        assert_int_equal(snapshot_store_set_working_set(world->store, &base, &pages, &err), 0);
+        assert_int_equal(snapshot_store_read_ahead(world->store, &base, fd), 35);
+        for (int i = 0; i < 6000 && !(is_cached(fd, 720) && is_cached(fd, 12)); i++)
+            poll(NULL, 0, 10);
+        assert_true(is_cached(fd, 720) && is_cached(fd, 12));
+    }
+    close(fd);
+    snapshot_extents_done(&pages);
+}
+
 static void test_working_set(void **state)
 {
     struct snapshot_world *world = *state;
@@ -660,6 +698,7 @@ int main(void)
         TEST(test_cache_limit),
         TEST(test_cached_copy_damaged),
         TEST(test_state),
+        TEST(test_read_ahead),
         TEST(test_working_set),
         TEST(test_many_processes),
         TEST(test_left_overs_are_swept),

@@ -31,6 +31,7 @@ struct run {
     struct instance *instance;
     size_t event_bytes;
     char run_directory[PATH_MAX];
+    struct snapshot_manifest restored; /* what the instance was restored from; ->id "": nothing */
     char created[SNAPSHOT_ID_HEX + 1]; /* by `mayfly snapshot create`; "" otherwise */
     int interrupt_fd;
     const volatile sig_atomic_t *interrupted;
@@ -198,6 +199,7 @@ static struct instance_config instance_config_of(struct run *run)
                                     .seccomp_trap = wants_trap(),
                                     .memory_mib = (uint32_t)options->memory_mib,
                                     .vcpus = (uint32_t)options->vcpus,
+                                    .cpu_template = options->cpu_template,
                                     .interrupt_fd = run->interrupt_fd,
                                     .on_stage = on_stage,
                                     .on_log = on_log,
@@ -246,6 +248,20 @@ static int start_by_boot(struct run *run, struct error *err)
     return take_result(run, &result, err);
 }
 
+static bool cannot_store(int r)
+{
+    return r == -ENOSPC || r == -EDQUOT || r == -EIO || r == -EROFS;
+}
+
+static void say_unstored(struct run *run, const struct error *why)
+{
+    char line[sizeof(why->text) + 64];
+    int n =
+        snprintf(line, sizeof(line), "mayfly run: going on without a snapshot: %s\n", why->text);
+
+    stage_ticker_write(run->ticker, line, (size_t)n);
+}
+
 /* A snapshot that is there and of no use is no reason to fail: it is said, and made anew. */
 static int restore(struct run *run, const struct function_snapshot_config *config,
                    const struct instance_function *function, struct error *err)
@@ -257,6 +273,7 @@ static int restore(struct run *run, const struct function_snapshot_config *confi
         r = function_snapshot_restore(config, &manifest, &run->instance, err);
     if (r == 0) {
         run->report.start = "restored";
+        run->restored = manifest;
     } else if (r == -EBADMSG || r == -ENOTSUP || r == -EINVAL) {
         char line[sizeof(err->text) + 64];
         int n = snprintf(line, sizeof(line), "mayfly run: making a new snapshot: %s\n", err->text);
@@ -280,6 +297,7 @@ static int start_named(struct run *run, struct error *err)
     if (r < 0)
         return error_wrap(err, "snapshot '%s'", run->options.snapshot);
     run->report.start = "restored";
+    run->restored = manifest;
     run->report.memory_mib = manifest.memory_mib;
     return 0;
 }
@@ -292,16 +310,26 @@ static int start_by_snapshot(struct run *run, struct error *err)
                                               .snapshots = run->snapshots,
                                               .name = run->options.output};
     struct snapshot_manifest manifest;
+    struct error unstored = {0};
     struct agent_result result;
     bool booted;
     int r = run->options.output ? -ENOENT : restore(run, &config, &function, err);
 
     if (r != -ENOENT)
         return r;
+    /* Whoever only wants a result gets it without a snapshot, too. */
+    if (!run->options.output)
+        config.unstored = &unstored;
     r = function_snapshot_make(&config, &function, &run->instance, &result, &manifest, &booted,
                                err);
+    if (r < 0 && !run->options.output && cannot_store(r)) {
+        say_unstored(run, err);
+        return start_by_boot(run, err);
+    }
     if (r < 0)
         return r;
+    if (unstored.code)
+        say_unstored(run, &unstored);
     run->report.start = booted ? "boot" : "restored";
     if (run->instance)
         memcpy(run->created, manifest.id, sizeof(run->created));
@@ -324,6 +352,17 @@ static int invoke(struct run *run, struct error *err)
     return take_result(run, &result, err);
 }
 
+/* A hint for later runs: that it could not be had is nobody's trouble now. */
+static void learn(struct run *run)
+{
+    const struct function_snapshot_config config = {.instance = instance_config_of(run),
+                                                    .snapshots = run->snapshots};
+    struct error ignored;
+
+    if (run->restored.id[0] && run->report.has_result && run->report.result.outcome == OUTCOME_OK)
+        function_snapshot_learn(&config, &run->restored, run->instance, &ignored);
+}
+
 static int interrupted_error(struct error *err)
 {
     return error_say(err, EINTR, "interrupted");
@@ -342,6 +381,8 @@ static int serve(struct run *run, struct error *err)
     if (r == 0 && !run->options.output &&
         (!run->report.has_result || run->report.result.outcome == OUTCOME_OK))
         r = invoke(run, err);
+    if (r == 0)
+        learn(run);
     /* Whatever a cut-short step complains of, Ctrl-C is the reason. */
     return r < 0 && cli_interrupted() ? interrupted_error(err) : r;
 }

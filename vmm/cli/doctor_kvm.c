@@ -56,6 +56,23 @@ static void check_kind(struct doctor *doctor, int kvm)
                    loop_us);
 }
 
+static void check_templates(struct doctor *doctor, int kvm)
+{
+    bool is_kept = false;
+    struct error err;
+
+    if (kvm_probe_cpuid(kvm, &is_kept, &err) < 0)
+        doctor_add(doctor, "CPU templates", DOCTOR_SLOWER,
+                   "snapshots can be restored on this kind of processor only", "%s", err.text);
+    else if (is_kept)
+        doctor_add(doctor, "CPU templates", DOCTOR_GOOD, "", "guests see the CPUID they are given");
+    else
+        doctor_add(doctor, "CPU templates", DOCTOR_SLOWER,
+                   "--cpu-template is refused, and snapshots can be restored on this kind of "
+                   "processor only; a KVM with VT-x/AMD-V can hide features",
+                   "guests see the processor's own CPUID");
+}
+
 static void check_capabilities(struct doctor *doctor, int kvm)
 {
     for (size_t i = 0; i < ARRAY_LEN(capabilities); i++) {
@@ -102,5 +119,6 @@ void doctor_check_kvm(struct doctor *doctor)
     doctor_add(doctor, "/dev/kvm", DOCTOR_GOOD, "", "API version %d, up to %d vCPUs a VM", version,
                ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS));
     check_kind(doctor, kvm);
+    check_templates(doctor, kvm);
     check_capabilities(doctor, kvm);
 }

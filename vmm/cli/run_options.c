@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "cli_common.h"
+#include "common/cpu_template.h"
 #include "host/package.h"
 
 static const char help[] =
@@ -28,6 +29,8 @@ static const char help[] =
     "  --json             one JSON object on stdout: status, result, error, times, memory\n"
     "  --boot             boot the guest; without it, the function's snapshot is restored, or\n"
     "                     made the first time\n"
+    "  --cpu-template NAME  show the guest only what every processor of a level has, so that its\n"
+    "                     snapshot can move: portable (x86-64-v2), portable-v3 (x86-64-v3)\n"
     "  --snapshot NAME    restore this one (mayfly snapshot ls), in place of DIR|ZIP\n"
     "  --console FILE     keep what the guest kernel prints\n"
     "  --image NAME       another root image than the runtime's own (mayfly image ls)\n"
@@ -62,29 +65,32 @@ enum option_code {
     OPTION_SNAPSHOT,
     OPTION_NO_JAIL,
     OPTION_REQUIRE_JAIL,
+    OPTION_CPU_TEMPLATE,
     OPTION_OUTPUT = 'o',
     OPTION_HELP = 'h',
 };
 
-static const struct option known[] = {{"runtime", required_argument, NULL, OPTION_RUNTIME},
-                                      {"handler", required_argument, NULL, OPTION_HANDLER},
-                                      {"event", required_argument, NULL, OPTION_EVENT},
-                                      {"memory", required_argument, NULL, OPTION_MEMORY},
-                                      {"vcpus", required_argument, NULL, OPTION_VCPUS},
-                                      {"timeout", required_argument, NULL, OPTION_TIMEOUT},
-                                      {"env", required_argument, NULL, OPTION_ENV},
-                                      {"json", no_argument, NULL, OPTION_JSON},
-                                      {"console", required_argument, NULL, OPTION_CONSOLE},
-                                      {"image", required_argument, NULL, OPTION_IMAGE},
-                                      {"kernel", required_argument, NULL, OPTION_KERNEL},
-                                      {"state", required_argument, NULL, OPTION_STATE},
-                                      {"boot", no_argument, NULL, OPTION_BOOT},
-                                      {"snapshot", required_argument, NULL, OPTION_SNAPSHOT},
-                                      {"no-jail", no_argument, NULL, OPTION_NO_JAIL},
-                                      {"require-jail", no_argument, NULL, OPTION_REQUIRE_JAIL},
-                                      {"output", required_argument, NULL, OPTION_OUTPUT},
-                                      {"help", no_argument, NULL, OPTION_HELP},
-                                      {NULL, 0, NULL, 0}};
+static const struct option known[] = {
+    {"runtime", required_argument, NULL, OPTION_RUNTIME},
+    {"handler", required_argument, NULL, OPTION_HANDLER},
+    {"event", required_argument, NULL, OPTION_EVENT},
+    {"memory", required_argument, NULL, OPTION_MEMORY},
+    {"vcpus", required_argument, NULL, OPTION_VCPUS},
+    {"timeout", required_argument, NULL, OPTION_TIMEOUT},
+    {"env", required_argument, NULL, OPTION_ENV},
+    {"json", no_argument, NULL, OPTION_JSON},
+    {"console", required_argument, NULL, OPTION_CONSOLE},
+    {"image", required_argument, NULL, OPTION_IMAGE},
+    {"kernel", required_argument, NULL, OPTION_KERNEL},
+    {"state", required_argument, NULL, OPTION_STATE},
+    {"boot", no_argument, NULL, OPTION_BOOT},
+    {"snapshot", required_argument, NULL, OPTION_SNAPSHOT},
+    {"no-jail", no_argument, NULL, OPTION_NO_JAIL},
+    {"require-jail", no_argument, NULL, OPTION_REQUIRE_JAIL},
+    {"cpu-template", required_argument, NULL, OPTION_CPU_TEMPLATE},
+    {"output", required_argument, NULL, OPTION_OUTPUT},
+    {"help", no_argument, NULL, OPTION_HELP},
+    {NULL, 0, NULL, 0}};
 
 static int usage_number(const char *option, uint64_t min, uint64_t max, const char *given)
 {
@@ -140,6 +146,12 @@ static int take_option(struct run_options *options, int code, const char *value)
         return -1;
     case OPTION_EVENT:
         options->event = value;
+        return -1;
+    case OPTION_CPU_TEMPLATE:
+        if (!cpu_template_find(value))
+            return cli_usage("run", "--cpu-template is one of %s, not '%s'", cpu_template_names(),
+                             value);
+        options->cpu_template = value;
         return -1;
     case OPTION_MEMORY:
         if (!cli_parse_number(value, 128, 10240, &options->memory_mib))

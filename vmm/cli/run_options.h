@@ -17,9 +17,10 @@ struct run_options {
     const char *event; /* as given: JSON, @file or - */
     const char *image;
     const char *kernel;
-    const char *console;  /* NULL: none kept */
-    const char *snapshot; /* --snapshot: restore this one; then there is no package. Or NULL */
-    const char *output;   /* of `mayfly snapshot create`: the snapshot's name. Or NULL */
+    const char *console;      /* NULL: none kept */
+    const char *cpu_template; /* NULL: the host's CPU */
+    const char *snapshot;     /* --snapshot: restore this one; then there is no package. Or NULL */
+    const char *output;       /* of `mayfly snapshot create`: the snapshot's name. Or NULL */
     const char *state;
     uint64_t memory_mib, vcpus, timeout_ms;
     bool json, image_given, boot, no_jail, require_jail;

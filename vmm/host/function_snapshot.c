@@ -8,7 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "common/cpu_identity.h"
+#include "common/cpu_template.h"
 #include "common/fd.h"
 #include "images/image_sha256.h"
 
@@ -80,10 +80,17 @@ static int find_tree(const struct function_snapshot_config *config,
         return r;
     snprintf(tree->size, sizeof(tree->size), "%u MiB, %u vCPUs", instance->memory_mib,
              instance->vcpus);
-    const char *runtime[] = {
-        MAYFLY_VERSION, tree->kernel.digest, tree->image.digest,
-        tree->size,     function->runtime,   instance->command_line ? instance->command_line : ""};
-    r = digest_texts(runtime, sizeof(runtime) / sizeof(runtime[0]), tree->runtime_key, err);
+    const char *runtime[] = {MAYFLY_VERSION,
+                             tree->kernel.digest,
+                             tree->image.digest,
+                             tree->size,
+                             function->runtime,
+                             instance->command_line ? instance->command_line : "",
+                             instance->cpu_template ? instance->cpu_template : ""};
+    /* Without a template it is no part of the key. */
+    const bool has_template = instance->cpu_template && instance->cpu_template[0];
+    r = digest_texts(runtime, sizeof(runtime) / sizeof(runtime[0]) - (has_template ? 0 : 1),
+                     tree->runtime_key, err);
     if (r < 0)
         return r;
     const char *whole[] = {tree->runtime_key, tree->configuration_digest,
@@ -140,11 +147,19 @@ int function_snapshot_named(const struct function_snapshot_config *config, const
 
 /* --- writing ------------------------------------------------------------------------------- */
 
-static void describe_cpu(struct snapshot_cpu *to)
+/* As the monitor has it in its state: with a template, only that much. */
+static int describe_cpu(const char *template_name, struct snapshot_cpu *to, struct error *err)
 {
+    const struct cpu_template *template =
+        template_name && template_name[0] ? cpu_template_find(template_name) : NULL;
     struct cpu_identity cpu;
 
     cpu_identity_read(&cpu);
+    int r = template ? cpu_template_apply(template, &cpu, err) : 0;
+    if (r < 0)
+        return r;
+    if (template)
+        snprintf(to->template_name, sizeof(to->template_name), "%s", template->name);
     memcpy(to->vendor, cpu.vendor, sizeof(cpu.vendor));
     to->family = cpu.family;
     to->model = cpu.model;
@@ -152,11 +167,13 @@ static void describe_cpu(struct snapshot_cpu *to)
     to->xsave_bytes = cpu.xsave_bytes;
     to->n_features = CPU_FEATURE_WORDS;
     memcpy(to->features, cpu.features, sizeof(cpu.features));
+    return 0;
 }
 
-static void describe(const struct function_snapshot_config *config,
-                     const struct instance_function *function, const struct tree *tree,
-                     enum snapshot_level level, const char *parent, struct snapshot_manifest *to)
+static int describe(const struct function_snapshot_config *config,
+                    const struct instance_function *function, const struct tree *tree,
+                    enum snapshot_level level, const char *parent, struct snapshot_manifest *to,
+                    struct error *err)
 {
     *to = (struct snapshot_manifest){.level = level,
                                      .memory_mib = config->instance.memory_mib,
@@ -170,15 +187,16 @@ static void describe(const struct function_snapshot_config *config,
     memcpy(to->kernel_digest, tree->kernel.digest, sizeof(to->kernel_digest));
     memcpy(to->root_digests[0], tree->image.digest, sizeof(to->root_digests[0]));
     snprintf(to->mayfly_version, sizeof(to->mayfly_version), "%s", MAYFLY_VERSION);
-    describe_cpu(&to->cpu);
-    if (level == SNAPSHOT_BASE)
-        return;
+    int r = describe_cpu(config->instance.cpu_template, &to->cpu, err);
+    if (r < 0 || level == SNAPSHOT_BASE)
+        return r;
     snprintf(to->runtime, sizeof(to->runtime), "%s", function->runtime);
     if (level == SNAPSHOT_FUNCTION) {
         snprintf(to->function_digest, sizeof(to->function_digest), "%s", function->package->digest);
         memcpy(to->configuration_digest, tree->configuration_digest,
                sizeof(to->configuration_digest));
     }
+    return 0;
 }
 
 static int store_frozen(const struct function_snapshot_config *config,
@@ -226,8 +244,9 @@ static int freeze(const struct function_snapshot_config *config,
     int r = instance_freeze(instance, memory_fd, state_fd, ret_result, err);
     if (r < 0 || ret_result->outcome != OUTCOME_OK)
         return r;
-    describe(config, function, tree, level, parent, &about);
-    r = store_frozen(config, &about, memory_fd, state_fd, ret_manifest, err);
+    r = describe(config, function, tree, level, parent, &about, err);
+    if (r == 0)
+        r = store_frozen(config, &about, memory_fd, state_fd, ret_manifest, err);
     if (r == 0)
         r = instance_thaw(instance, err);
     if (r < 0)
@@ -291,6 +310,18 @@ int function_snapshot_make_runtime(const struct function_snapshot_config *config
     return r == -ENOENT ? make_runtime(config, function, &tree, &runtime, err) : r;
 }
 
+/* The instance that could not be frozen may be as good as ever. */
+static bool goes_on_without(const struct function_snapshot_config *config,
+                            struct instance *instance, const struct error *why)
+{
+    struct error ignored;
+
+    if (!config->unstored || !instance_usable(instance) || instance_thaw(instance, &ignored) < 0)
+        return false;
+    *config->unstored = *why;
+    return true;
+}
+
 int function_snapshot_make(const struct function_snapshot_config *config,
                            const struct instance_function *function, struct instance **ret_instance,
                            struct agent_result *ret_result, struct snapshot_manifest *ret_manifest,
@@ -323,6 +354,11 @@ int function_snapshot_make(const struct function_snapshot_config *config,
     }
     r = freeze(config, function, &tree, instance, SNAPSHOT_FUNCTION, runtime.id, &frozen,
                ret_manifest, err);
+    if (r < 0 && goes_on_without(config, instance, err)) {
+        ret_manifest->id[0] = '\0';
+        *ret_instance = instance;
+        return 0;
+    }
     agent_result_done(ret_result);
     if (r == 0)
         *ret_result = frozen;
@@ -372,12 +408,16 @@ int function_snapshot_open(const struct function_snapshot_config *config,
         r = snapshot_store_flatten(config->snapshots, manifest, &memory_fd, NULL, err);
     if (r < 0)
         return r;
+    /* The disk works while a shell is made. */
+    snapshot_store_read_ahead(config->snapshots, manifest, memory_fd);
     *ret_frozen = (struct function_frozen){.memory_fd = fd_steal(&memory_fd),
                                            .state_fd = fd_steal(&state_fd),
                                            .image_path = mem_steal(&image_path),
                                            .memory_mib = manifest->memory_mib,
                                            .vcpus = manifest->vcpus,
                                            .has_function = manifest->level == SNAPSHOT_FUNCTION};
+    snprintf(ret_frozen->cpu_template, sizeof(ret_frozen->cpu_template), "%s",
+             manifest->cpu.template_name);
     return 0;
 }
 
@@ -401,6 +441,7 @@ int function_frozen_restore(const struct instance_config *config,
     shell.memory_mib = frozen->memory_mib;
     shell.vcpus = frozen->vcpus;
     shell.image_path = frozen->image_path;
+    shell.cpu_template = frozen->cpu_template;
     return instance_restore(&shell, &parts, ret_instance, err);
 }
 
@@ -413,4 +454,23 @@ int function_snapshot_restore(const struct function_snapshot_config *config,
     int r = function_snapshot_open(config, manifest, &frozen, err);
 
     return r < 0 ? r : function_frozen_restore(&config->instance, &frozen, ret_instance, err);
+}
+
+/* One run is enough: what two runs of a function touch is nine tenths the same. */
+int function_snapshot_learn(const struct function_snapshot_config *config,
+                            const struct snapshot_manifest *manifest, struct instance *instance,
+                            struct error *err)
+{
+    struct snapshot_extents pages;
+    struct snapshot_info info;
+    int r = snapshot_store_inspect(config->snapshots, manifest->id, &info, err);
+
+    if (r < 0 || info.has_working_set)
+        return r;
+    r = instance_working_set(instance, &pages, err);
+    if (r < 0)
+        return r;
+    r = snapshot_store_set_working_set(config->snapshots, manifest, &pages, err);
+    snapshot_extents_done(&pages);
+    return r;
 }

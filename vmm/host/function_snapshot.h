@@ -17,6 +17,9 @@ struct function_snapshot_config {
     struct instance_config instance;  /* for every instance that is made on the way */
     struct snapshot_store *snapshots; /* borrowed */
     const char *name;                 /* of the function's snapshot; NULL: made from its key */
+    /* May be NULL. If set, a function's snapshot that cannot be written (a full disk) is no failure
+     * of function_snapshot_make(): the VM lives on, and this says why there is no snapshot. */
+    struct error *unstored;
 };
 
 /*
@@ -35,7 +38,8 @@ int function_snapshot_named(const struct function_snapshot_config *config, const
  * function_snapshot_make - the levels that are missing, and the function's own.
  * *ret_instance (owned): the instance it was taken of, ready for events, if the function's init
  * phase went well; NULL otherwise, with *ret_result saying how it failed. *ret_booted: a guest had
- * to be booted for it. *ret_manifest: valid if *ret_instance is set.
+ * to be booted for it. *ret_manifest: valid if *ret_instance is set; its id is "" if the snapshot
+ * could not be stored.
  */
 int function_snapshot_make(const struct function_snapshot_config *config,
                            const struct instance_function *function, struct instance **ret_instance,
@@ -55,7 +59,8 @@ int function_snapshot_make_runtime(const struct function_snapshot_config *config
 struct function_frozen {
     int memory_fd; /* owned, as is the next; neither can be written through */
     int state_fd;
-    char *image_path; /* owned: of the raw root image */
+    char *image_path;      /* owned: of the raw root image */
+    char cpu_template[32]; /* "": the host's own CPU */
     uint32_t memory_mib;
     uint32_t vcpus;
     bool has_function;
@@ -82,5 +87,14 @@ int function_frozen_restore(const struct instance_config *config,
 int function_snapshot_restore(const struct function_snapshot_config *config,
                               const struct snapshot_manifest *manifest,
                               struct instance **ret_instance, struct error *err);
+
+/*
+ * function_snapshot_learn - after the first result of an instance that was restored from @manifest:
+ * note which pages that took, if it is not known yet, so that a later restore can read them ahead.
+ * A failure costs nothing but that.
+ */
+int function_snapshot_learn(const struct function_snapshot_config *config,
+                            const struct snapshot_manifest *manifest, struct instance *instance,
+                            struct error *err);
 
 #endif

@@ -147,8 +147,10 @@ static int start_vm(struct instance *instance, const char *image, const char *ke
                     struct error *err)
 {
     const struct instance_config *config = &instance->config;
-    const struct shell_shape shape = {
-        .image = image, .memory_mib = config->memory_mib, .vcpus = config->vcpus};
+    const struct shell_shape shape = {.image = image,
+                                      .cpu_template = config->cpu_template,
+                                      .memory_mib = config->memory_mib,
+                                      .vcpus = config->vcpus};
     uint64_t start_ns = clock_now_ns();
     int r;
 

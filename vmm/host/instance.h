@@ -18,6 +18,7 @@
 #include "hypervisor/hypervisor.h"
 #include "images/image_store.h"
 #include "package.h"
+#include "snapshot/snapshot_extents.h"
 
 struct instance;
 struct shell_pool;
@@ -46,7 +47,8 @@ struct instance_config {
     const char *monitor_path;  /* NULL: beside the running program */
     const char *command_line;  /* further words for the guest kernel; may be NULL */
     enum vm_jail jail;
-    bool seccomp_trap; /* see vm_config */
+    bool seccomp_trap;        /* see vm_config */
+    const char *cpu_template; /* common/cpu_template.h; NULL: the host's CPU */
     uint32_t memory_mib;
     uint32_t vcpus;
     struct shell_pool *shells;   /* borrowed: where a restore gets its shell; NULL: it makes one */
@@ -153,5 +155,12 @@ uint64_t instance_private_bytes(const struct instance *instance);
 
 /* instance_destroy - ends the VM, removes its directory. Takes NULL. */
 void instance_destroy(struct instance *instance);
+
+/*
+ * instance_working_set - the pages of RAM that a restored instance has touched so far. Believed
+ * only as far as it is a list of pages within its memory: -EBADMSG otherwise. *ret_pages is owned.
+ */
+int instance_working_set(struct instance *instance, struct snapshot_extents *ret_pages,
+                         struct error *err);
 
 #endif

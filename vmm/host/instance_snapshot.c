@@ -3,8 +3,10 @@
  * host's; trust as in instance.c.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "common/clock.h"
 #include "common/fd.h"
@@ -156,6 +158,7 @@ static int restore(struct instance *instance, const struct instance_frozen *froz
     const struct instance_config *config = &instance->config;
     int r = config->image_path ? 0 : instance_find_image(config, config->image, &found, err);
     const struct shell_shape shape = {.image = found ? found : config->image_path,
+                                      .cpu_template = config->cpu_template,
                                       .memory_mib = config->memory_mib,
                                       .vcpus = config->vcpus};
 
@@ -182,4 +185,53 @@ int instance_restore(const struct instance_config *config, const struct instance
     }
     *ret_instance = instance;
     return 0;
+}
+
+/* --- working set --------------------------------------------------------------------------- */
+
+/* A file that cannot grow: what a monitor writes there costs the host no more than this. */
+static int bounded_file(uint64_t limit_bytes, struct error *err)
+{
+    AUTO_FD fd = memfd_create("mayfly-pages", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+    if (fd < 0 || ftruncate(fd, (off_t)limit_bytes) < 0 ||
+        fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0)
+        return error_set(err, errno, "make a file for a list of pages");
+    return fd_steal(&fd);
+}
+
+/* Read once, then checked: the monitor has the file still. */
+static int take_pages(int fd, uint32_t n_pages, struct snapshot_extents *ret_pages,
+                      struct error *err)
+{
+    uint8_t header[SNAPSHOT_EXTENTS_HEADER_BYTES];
+    int r = fd_pread_all(fd, header, sizeof(header), 0);
+
+    if (r < 0)
+        return error_set(err, -r, "read the working set");
+    uint32_t n_runs = snapshot_extents_count(header);
+    if (n_runs > n_pages / 2 + 1)
+        return error_say(err, EBADMSG, "the monitor's list of pages claims %u runs", n_runs);
+    const size_t len = sizeof(header) + (size_t)n_runs * SNAPSHOT_EXTENT_BYTES;
+    AUTO_FREE uint8_t *list = malloc(len);
+    r = list ? fd_pread_all(fd, list, len, 0) : -ENOMEM;
+    if (r < 0)
+        return error_set(err, -r, "read the working set");
+    return snapshot_extents_parse(list, len, n_pages, "the monitor's list of pages", ret_pages,
+                                  err);
+}
+
+int instance_working_set(struct instance *instance, struct snapshot_extents *ret_pages,
+                         struct error *err)
+{
+    const uint32_t n_pages = instance->config.memory_mib * (uint32_t)SNAPSHOT_PAGES_PER_MIB;
+    AUTO_FD fd = bounded_file(
+        SNAPSHOT_EXTENTS_HEADER_BYTES + (n_pages / 2 + 1) * (uint64_t)SNAPSHOT_EXTENT_BYTES, err);
+
+    if (fd < 0)
+        return fd;
+    if (!instance->vm)
+        return error_say(err, ECONNRESET, "the VM is gone");
+    int r = instance->config.hypervisor->working_set(instance->vm, fd, err);
+    return r < 0 ? r : take_pages(fd, n_pages, ret_pages, err);
 }

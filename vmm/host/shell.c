@@ -15,6 +15,7 @@ int shell_start_vm(const struct instance_config *config, const struct shell_shap
                                  .directory = directory,
                                  .console_path = config->console_path,
                                  .command_line = config->command_line,
+                                 .cpu_template = shape->cpu_template,
                                  .jail = config->jail,
                                  .seccomp_trap = config->seccomp_trap,
                                  .memory_mib = shape->memory_mib,

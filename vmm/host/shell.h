@@ -14,7 +14,8 @@
 
 /* What makes one shell as good as another. */
 struct shell_shape {
-    const char *image; /* path of the raw root image; its name is its content's digest */
+    const char *image;        /* path of the raw root image; its name is its content's digest */
+    const char *cpu_template; /* common/cpu_template.h; NULL or "": the host's CPU */
     uint32_t memory_mib;
     uint32_t vcpus;
 };

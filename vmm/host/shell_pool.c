@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/cpu_template.h"
 #include "common/fd.h"
 #include "shell_policy.h"
 
@@ -47,7 +48,8 @@ struct waiter {
 };
 
 struct shape {
-    char *image; /* owned */
+    char *image;                             /* owned */
+    const struct cpu_template *cpu_template; /* NULL: the host's CPU */
     uint32_t memory_mib;
     uint32_t vcpus;
     struct stocked *stock;  /* owned; the newest first */
@@ -142,6 +144,11 @@ static size_t find_place(struct shell_pool *pool)
     return best;
 }
 
+static const struct cpu_template *template_of(const struct shell_shape *shape)
+{
+    return shape->cpu_template ? cpu_template_find(shape->cpu_template) : NULL;
+}
+
 /* The place of @shape, which is being used now. Returns it, -ENOMEM or -EBUSY. */
 static int use_shape(struct shell_pool *pool, const struct shell_shape *shape)
 {
@@ -149,6 +156,7 @@ static int use_shape(struct shell_pool *pool, const struct shell_shape *shape)
 
     while (i < pool->n_shapes && (pool->shapes[i].memory_mib != shape->memory_mib ||
                                   pool->shapes[i].vcpus != shape->vcpus ||
+                                  pool->shapes[i].cpu_template != template_of(shape) ||
                                   strcmp(pool->shapes[i].image, shape->image) != 0))
         i++;
     if (i == pool->n_shapes) {
@@ -161,8 +169,10 @@ static int use_shape(struct shell_pool *pool, const struct shell_shape *shape)
             free(image);
             return -EBUSY;
         }
-        pool->shapes[i] =
-            (struct shape){.image = image, .memory_mib = shape->memory_mib, .vcpus = shape->vcpus};
+        pool->shapes[i] = (struct shape){.image = image,
+                                         .cpu_template = template_of(shape),
+                                         .memory_mib = shape->memory_mib,
+                                         .vcpus = shape->vcpus};
         pool->demand[i] = (struct shell_demand){0};
     }
     pool->demand[i].last_used = ++pool->last_serial;
@@ -261,7 +271,9 @@ static int make_one(struct shell_pool *pool, const struct shell_shape *shape,
 /* The lock is given up while a shell is made; the shape stays where it is, since it is counted. */
 static void step_make(struct shell_pool *pool, size_t i)
 {
+    const struct cpu_template *template = pool->shapes[i].cpu_template;
     const struct shell_shape shape = {.image = pool->shapes[i].image,
+                                      .cpu_template = template ? template->name : NULL,
                                       .memory_mib = pool->shapes[i].memory_mib,
                                       .vcpus = pool->shapes[i].vcpus};
     struct stocked *item = NULL;

@@ -37,6 +37,7 @@ struct vm_config {
     const char *command_line; /* appended to the machine's own; may be NULL */
     enum vm_jail jail;
     bool seccomp_trap; /* for tests: the monitor names a forbidden system call before it ends */
+    const char *cpu_template; /* common/cpu_template.h; NULL or "": the host's CPU */
     uint32_t memory_mib;
     uint32_t vcpus;
     size_t n_disks;
@@ -56,7 +57,7 @@ enum vm_end {
 
 struct vm_status {
     enum vm_end end;
-    char end_text[256];       /* what a person needs to know of it */
+    char end_text[320];       /* what a person needs to know of it */
     bool emulates_supervisor; /* KVM here emulates guest kernel mode */
     uint64_t create_us;       /* until the first guest instruction */
     uint64_t kernel_load_us;  /* part of create_us */
@@ -79,7 +80,7 @@ struct vm_restore_times {
 struct hypervisor_ops {
     const char *name;
     /* create + boot, or create only (a shell). On failure nothing of the VM is left. *ret_vm is
-     * owned: destroy() it. */
+     * owned: destroy() it. -ENOTSUP for a CPU template that cannot be kept here. */
     int (*start)(const struct vm_config *config, struct vm **ret_vm, struct error *err);
     /*
      * accept_agent - wait for the agent's own connection (guest port 1024 → host).
@@ -112,6 +113,12 @@ struct hypervisor_ops {
      */
     int (*restore)(struct vm *shell, int memory_fd, int state_fd, int *ret_agent_fd,
                    struct vm_restore_times *ret_times, struct error *err);
+    /*
+     * working_set - which pages of RAM a restored VM has touched so far. @fd: a file whose offset
+     * is at its start; a list as of snapshot/snapshot_extents.h is written there, and is to be
+     * checked as anything that a monitor says.
+     */
+    int (*working_set)(struct vm *vm, int fd, struct error *err);
     /* status - asks a living VM, or says how a dead one ended; never blocks for over 5 s. */
     int (*status)(struct vm *vm, struct vm_status *ret_status, struct error *err);
     /* end_fd - readable once the VM has ended by itself: for poll(). Borrowed. */

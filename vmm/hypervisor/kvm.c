@@ -191,6 +191,7 @@ static int send_start(struct vm *vm, const struct vm_config *config, const struc
     start.command_line = text_argument(config->command_line ? config->command_line : "");
     start.n_disks = config->n_disks;
     start.disks = disk_pointers;
+    start.cpu_template = text_argument(config->cpu_template ? config->cpu_template : "");
     start.console_limit_bytes = CONSOLE_LIMIT_BYTES;
     start.guest_cid = GUEST_CID;
     start.n_host_ports = 1;
@@ -428,6 +429,25 @@ static int kvm_restore(struct vm *vm, int memory_fd, int state_fd, int *ret_agen
     return r;
 }
 
+static int kvm_working_set(struct vm *vm, int fd, struct error *err)
+{
+    Mayfly__Monitor__WorkingSet wanted = MAYFLY__MONITOR__WORKING_SET__INIT;
+    Mayfly__Monitor__Request request = MAYFLY__MONITOR__REQUEST__INIT;
+    Mayfly__Monitor__Reply *reply = NULL;
+    AUTO_FD pagemap = -1;
+    int r = monitor_memory_open_pagemap(monitor_client_pid(vm->client), &pagemap, err);
+
+    if (r < 0)
+        return r;
+    const int fds[] = {fd, pagemap};
+    request.body_case = MAYFLY__MONITOR__REQUEST__BODY_WORKING_SET;
+    request.working_set = &wanted;
+    r = monitor_client_request(vm->client, &request, fds, 2, REQUEST_TIMEOUT_MS, &reply, err);
+    if (r == 0)
+        mayfly__monitor__reply__free_unpacked(reply, NULL);
+    return r;
+}
+
 /* How a dead VM ended. Returns whether it is dead. */
 static bool status_of_dead(struct vm *vm, struct vm_status *status)
 {
@@ -507,6 +527,7 @@ const struct hypervisor_ops hypervisor_kvm = {
     .freeze = kvm_freeze,
     .snapshot = kvm_snapshot,
     .restore = kvm_restore,
+    .working_set = kvm_working_set,
     .status = kvm_status,
     .end_fd = kvm_end_fd,
     .destroy = kvm_destroy,

@@ -34,7 +34,7 @@ struct monitor_client {
     int epoll; /* owned: the control socket and `ended` */
     int ended; /* owned: eventfd, written once when the VM has ended */
     enum vm_end end;
-    char end_text[256];
+    char end_text[320];
     char last_line[256]; /* of the monitor's stderr, cleaned */
     char partial[256];   /* the line being received */
     size_t partial_bytes;
@@ -49,7 +49,7 @@ static void set_end(struct monitor_client *client, enum vm_end end, const char *
     if (client->end != VM_ALIVE)
         return;
     client->end = end;
-    snprintf(client->end_text, sizeof(client->end_text), "%.110s%s%.140s", what,
+    snprintf(client->end_text, sizeof(client->end_text), "%.110s%s%.200s", what,
              detail[0] ? ": " : "", detail);
     if (write(client->ended, &one, sizeof(one)) < 0)
         return; /* an eventfd at 0 always takes a 1 */
@@ -150,7 +150,7 @@ static const char *end_words(enum vm_end end)
 static void take_event(struct monitor_client *client, const Mayfly__Monitor__Event *event)
 {
     enum vm_end end = end_of_event(event->kind);
-    char cleaned[160];
+    char cleaned[208];
 
     text_clean(cleaned, sizeof(cleaned), event->text, strlen(event->text));
     set_end(client, end, end_words(end), cleaned);
@@ -296,7 +296,9 @@ int monitor_client_request(struct monitor_client *client, const Mayfly__Monitor_
         return monitor_client_say_end(client, err);
     int r = send_request(client, request, fds, n_fds);
     if (r == -EPIPE || r == -ECONNRESET) {
-        take_death(client);
+        monitor_client_poll(client); /* its last words may have arrived since */
+        if (client->end == VM_ALIVE)
+            take_death(client);
         return monitor_client_say_end(client, err);
     }
     if (r < 0)

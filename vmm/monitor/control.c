@@ -14,6 +14,7 @@
 
 enum {
     MESSAGE_MAX = 65536,
+    EXIT_MEMORY_LOST = 4,
     /* Start's descriptors, in this order. */
     FD_KVM = 0,
     FD_CONSOLE,
@@ -69,6 +70,7 @@ static void send_result(struct control *control, int result, struct error *err)
     send_reply(control, &reply);
 }
 
+/* Also in a signal handler: nothing in here allocates or locks. */
 static void on_machine_ended(void *opaque, enum machine_end how, const char *text)
 {
     static const Mayfly__Monitor__Event__Kind kinds[] = {
@@ -81,15 +83,25 @@ static void on_machine_ended(void *opaque, enum machine_end how, const char *tex
     struct control *control = opaque;
     Mayfly__Monitor__Event event = MAYFLY__MONITOR__EVENT__INIT;
     Mayfly__Monitor__Message message = MAYFLY__MONITOR__MESSAGE__INIT;
-    char line[512];
+    char line[512] = "";
 
-    snprintf(line, sizeof(line), "%s", text);
+    memcpy(line, text, strnlen(text, sizeof(line) - 1));
     control->state = MAYFLY__MONITOR__STATUS_REPLY__STATE__ENDED;
     event.kind = kinds[how];
     event.text = line;
     message.body_case = MAYFLY__MONITOR__MESSAGE__BODY_EVENT;
     message.event = &event;
     send_message(control, &message);
+}
+
+/*
+ * On whichever thread touched the page, in mid-instruction: there is no way on. The message is a
+ * datagram of its own, so it cannot fall into the middle of another.
+ */
+static void on_memory_lost(void *opaque, const char *text)
+{
+    on_machine_ended(opaque, MACHINE_INTERNAL, text);
+    _exit(EXIT_MEMORY_LOST);
 }
 
 /* What Start says, as a machine wants it. @request must outlive @config. */
@@ -110,6 +122,7 @@ static int machine_config_of(const struct control *control, const Mayfly__Monito
         .kernel_fd = start->shell ? -1 : control->fds[FD_KERNEL],
         .console_fd = control->fds[FD_CONSOLE],
         .vsock_listen_fd = control->fds[FD_VSOCK],
+        .cpu_template = start->cpu_template,
         .console_limit_bytes = start->console_limit_bytes,
         .guest_cid = start->guest_cid,
         .seccomp = control->seccomp,
@@ -154,8 +167,10 @@ static int do_start(struct control *control, const Mayfly__Monitor__Start *start
         r = machine_new(&config, control->loop, on_machine_ended, control, &control->machine, err);
     if (control->n_fds > 0)
         close_start_fds(control);
-    if (r == 0)
+    if (r == 0) {
+        machine_watch_memory(control->machine, on_memory_lost, control);
         r = machine_start(control->machine, err);
+    }
     if (r == 0 && start->shell)
         control->state = MAYFLY__MONITOR__STATUS_REPLY__STATE__SHELL;
     else if (r == 0)
@@ -174,6 +189,16 @@ static int do_snapshot(struct control *control, const Mayfly__Monitor__Snapshot 
                                              .state = control->request_fds[1],
                                              .pagemap = control->request_fds[2]};
     return machine_snapshot(control->machine, &fds, snapshot->kept_host_port, err);
+}
+
+static int do_working_set(struct control *control, struct error *err)
+{
+    if (!control->machine)
+        return error_say(err, EINVAL, "working set: there is no VM");
+    if (control->n_request_fds != 2)
+        return error_say(err, EINVAL, "working set: wants a file and a pagemap");
+    return machine_working_set(control->machine, control->request_fds[1], control->request_fds[0],
+                               err);
 }
 
 /* The reply goes out after the guest was set running: it is not on the way to the first result. */
@@ -302,6 +327,9 @@ static void dispatch(struct control *control, const Mayfly__Monitor__Request *re
         break;
     case MAYFLY__MONITOR__REQUEST__BODY_RESTORE:
         do_restore(control);
+        break;
+    case MAYFLY__MONITOR__REQUEST__BODY_WORKING_SET:
+        send_result(control, do_working_set(control, &err), &err);
         break;
     case MAYFLY__MONITOR__REQUEST__BODY_STOP:
         machine_free(control->machine);

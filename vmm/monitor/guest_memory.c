@@ -51,6 +51,21 @@ int guest_memory_write(const struct guest_memory *memory, gpa_t to, const void *
     return 0;
 }
 
+void guest_memory_touch(const struct iovec *windows, size_t n_windows)
+{
+    enum { PAGE_BYTES = 4096 };
+
+    for (size_t i = 0; i < n_windows; i++) {
+        const volatile uint8_t *window = windows[i].iov_base;
+        size_t len = windows[i].iov_len;
+
+        for (size_t at = 0; at < len; at += PAGE_BYTES)
+            (void)window[at];
+        if (len > 0)
+            (void)window[len - 1];
+    }
+}
+
 int guest_memory_add(struct guest_memory *memory, struct guest_region region)
 {
     if (memory->n_regions == GUEST_MEMORY_MAX_REGIONS || region.len_bytes == 0 || !region.host ||

@@ -10,6 +10,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 /* A guest-physical address: a struct, so that it cannot be dereferenced by accident. */
 typedef struct {
@@ -42,6 +43,13 @@ int guest_memory_write(const struct guest_memory *memory, gpa_t to, const void *
  */
 void *guest_memory_window(const struct guest_memory *memory, gpa_t at, size_t len_bytes,
                           int writable);
+
+/*
+ * guest_memory_touch - read a byte of each page of @windows, which a system call would not
+ * (EFAULT): if the file behind them was cut short, that raises the SIGBUS which ends the VM with
+ * the reason (memory_loss.h), and this does not return.
+ */
+void guest_memory_touch(const struct iovec *windows, size_t n_windows);
 
 /* guest_memory_add - -EINVAL when the table is full or the region wraps, -EEXIST on overlap. */
 int guest_memory_add(struct guest_memory *memory, struct guest_region region);

@@ -19,4 +19,11 @@ struct kvm_probe {
  */
 int kvm_probe_supervisor(int kvm_fd, struct kvm_probe *ret, struct error *err);
 
+/*
+ * kvm_probe_cpuid - does a guest in user mode see the CPUID that KVM_SET_CPUID2 gave it? Not where
+ * KVM runs user mode natively without intercepting the instruction: there it sees the processor's.
+ * Takes about a millisecond; @kvm_fd, threads and errors as above.
+ */
+int kvm_probe_cpuid(int kvm_fd, bool *ret_is_kept, struct error *err);
+
 #endif

@@ -17,6 +17,7 @@
 #include "common/fd.h"
 #include "kernel_image.h"
 #include "kvm_probe.h"
+#include "memory_loss.h"
 #include "mptable.h"
 
 /* --- how it ends --------------------------------------------------------------------------- */
@@ -38,12 +39,23 @@ static void on_vcpu_stopped(void *opaque, enum vcpu_stop why, const char *text)
     pthread_mutex_unlock(&machine->stop_lock);
 }
 
-/* A panic ends in a reset; only the console says which of the two it was. */
-static enum machine_end end_of(struct machine *machine, char *text, size_t size)
+static bool is_memory(void *opaque, uint64_t address, unsigned len_bytes, bool is_write)
 {
+    const struct machine *machine = opaque;
+
+    return machine_memory_holds(&machine->memory, address, len_bytes, is_write);
+}
+
+/* A panic ends in a reset; only the console says which of the two it was. */
+static enum machine_end end_of(struct machine *machine, char text[MEMORY_LOSS_TEXT_BYTES])
+{
+    const size_t size = MEMORY_LOSS_TEXT_BYTES;
     static const char panic[] = "Kernel panic - not syncing: ";
     char tail[SERIAL_TEXT_BYTES + 1];
 
+    /* Whatever a guest without its memory made of it: a panic, a triple fault, an error of KVM. */
+    if (memory_loss_describe(&machine->memory, text))
+        return MACHINE_INTERNAL;
     snprintf(text, size, "%s", machine->stop_text);
     switch (machine->stop_why) {
     case VCPU_STOP_SHUTDOWN:
@@ -67,14 +79,14 @@ static enum machine_end end_of(struct machine *machine, char *text, size_t size)
 static void on_stop_event(void *opaque, uint32_t events)
 {
     struct machine *machine = opaque;
-    char text[256];
+    char text[MEMORY_LOSS_TEXT_BYTES];
 
     (void)events;
     loop_remove(machine->stop_source);
     machine->stop_source = NULL;
     machine_pause(machine);
     serial_flush(machine->serial);
-    enum machine_end how = end_of(machine, text, sizeof(text));
+    enum machine_end how = end_of(machine, text);
     machine->ended(machine->opaque, how, text);
 }
 
@@ -103,6 +115,31 @@ static int create_vm(struct machine *machine, const struct machine_config *confi
     return 0;
 }
 
+/* Promised only where it can be kept: what a guest sees once it may rely on for good. */
+static int choose_cpu(struct machine *machine, const struct machine_config *config,
+                      struct error *err)
+{
+    const char *name = config->cpu_template;
+    bool is_kept = false;
+
+    cpu_identity_read(&machine->cpu);
+    if (!name || name[0] == '\0')
+        return 0;
+    machine->cpu_template = cpu_template_find(name);
+    if (!machine->cpu_template)
+        return error_say(err, EINVAL, "no CPU template '%.40s'; there are: %s", name,
+                         cpu_template_names());
+    int r = kvm_probe_cpuid(config->kvm_fd, &is_kept, err);
+    if (r == 0 && !is_kept)
+        r = error_say(
+            err, ENOTSUP,
+            "CPU template '%s': this KVM shows guests the processor's own CPUID (it runs "
+            "their user mode natively, KVM_SET_CPUID2 has no effect there), so no feature "
+            "can be hidden",
+            name);
+    return r < 0 ? r : cpu_template_apply(machine->cpu_template, &machine->cpu, err);
+}
+
 static int create_vcpus(struct machine *machine, const struct machine_config *config,
                         struct error *err)
 {
@@ -113,9 +150,11 @@ static int create_vcpus(struct machine *machine, const struct machine_config *co
                            .mmio = &machine->mmio,
                            .memory = &machine->memory.guest,
                            .assist = machine->status.emulates_supervisor,
+                           .cpu_template = machine->cpu_template,
                            .count = config->vcpus,
                            .filter = machine->vcpu_filter.filter ? &machine->vcpu_filter : NULL,
                            .stopped = on_vcpu_stopped,
+                           .is_memory = is_memory,
                            .opaque = machine};
     for (unsigned i = 0; i < config->vcpus; i++) {
         int r = vcpu_new(&machine->vcpu_host, i, &machine->vcpus[i], err);
@@ -220,10 +259,11 @@ int machine_new(const struct machine_config *config, struct loop *loop, machine_
     if (r == 0)
         r = create_vm(machine, config, err);
     if (r == 0)
+        r = choose_cpu(machine, config, err);
+    if (r == 0)
         r = create_vcpus(machine, config, err);
     if (r == 0) {
         machine->status.tsc_khz = vcpu_tsc_khz(machine->vcpus[0]);
-        cpu_identity_read(&machine->cpu);
         machine->is_shell = config->kernel_fd < 0;
         r = machine->is_shell ? make_arena(machine, err) : load_guest(machine, config, err);
     }
@@ -240,6 +280,8 @@ void machine_free(struct machine *machine)
 {
     if (!machine)
         return;
+    if (machine->watches_memory)
+        memory_loss_unwatch();
     for (unsigned i = 0; i < machine->n_vcpus; i++)
         vcpu_free(machine->vcpus[i]);
     free(machine->arena);
@@ -262,6 +304,12 @@ static bool has_stopped(struct machine *machine)
     bool stopped = machine->stopped;
     pthread_mutex_unlock(&machine->stop_lock);
     return stopped;
+}
+
+void machine_watch_memory(struct machine *machine, memory_lost *lost, void *opaque)
+{
+    memory_loss_watch(&machine->memory, lost, opaque);
+    machine->watches_memory = true;
 }
 
 int machine_start(struct machine *machine, struct error *err)

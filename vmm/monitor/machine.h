@@ -10,6 +10,7 @@
 
 #include "common/error.h"
 #include "common/loop.h"
+#include "memory_loss.h"
 #include "seccomp_filter.h"
 #include "vcpu.h"
 
@@ -37,6 +38,7 @@ struct machine_config {
     int kernel_fd; /* borrowed during machine_new(); -1: a shell, for machine_restore() */
     size_t n_host_ports;
     struct machine_host_port host_ports[MACHINE_MAX_HOST_PORTS];
+    const char *cpu_template; /* a name; NULL or "": the host's CPU as it is */
     uint64_t console_limit_bytes;
     uint32_t guest_cid;
     enum seccomp_way seccomp;
@@ -73,6 +75,13 @@ struct machine_status {
 int machine_new(const struct machine_config *config, struct loop *loop, machine_ended *ended,
                 void *opaque, struct machine **ret_machine, struct error *err);
 void machine_free(struct machine *machine);
+
+/*
+ * machine_watch_memory - tell @lost, in a signal handler, when a page of guest memory turns out to
+ * be gone: see memory_loss.h. Called once, before machine_start(). Losses that KVM or a system call
+ * reports come by way of machine_ended.
+ */
+void machine_watch_memory(struct machine *machine, memory_lost *lost, void *opaque);
 
 /*
  * machine_start - make the vCPUs' threads, and put a filter of system calls on each and on the

@@ -37,6 +37,7 @@ struct machine {
 
     int vm_fd; /* owned */
     struct machine_memory memory;
+    bool watches_memory;
     struct bus ports, mmio;
     struct ioapic *ioapic;             /* owned */
     struct serial *serial;             /* owned */
@@ -54,8 +55,9 @@ struct machine {
     unsigned n_vcpus;
     struct vcpu *vcpus[LAYOUT_VCPUS_MAX]; /* owned */
 
-    struct cpu_identity cpu;      /* of this host */
-    struct machine_status status; /* what stays as it was at the start */
+    struct cpu_identity cpu; /* of this host; with a template: what of it the guest sees */
+    const struct cpu_template *cpu_template; /* NULL: none */
+    struct machine_status status;            /* what stays as it was at the start */
 
     pthread_mutex_t stop_lock; /* guards the three below: set once by a vCPU's thread */
     bool stopped;

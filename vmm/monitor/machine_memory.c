@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
-#include <stdbool.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -19,7 +18,23 @@
 #define PR_SET_VMA_ANON_NAME 0
 #endif
 
-enum { PAGE_BYTES = 4096, PAGEMAP_BATCH = 2048 };
+enum { PAGEMAP_BATCH = 2048 };
+
+static int keep_file(struct memory_file *file, int fd, uint64_t bytes)
+{
+    file->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (file->fd < 0)
+        return -errno;
+    file->bytes = bytes;
+    return 0;
+}
+
+static void close_file(struct memory_file *file)
+{
+    if (file->bytes > 0)
+        close(file->fd);
+    file->bytes = 0;
+}
 
 static int add_slot(struct machine_memory *memory, uint64_t start, uint64_t len, uint8_t *host,
                     uint32_t flags, struct error *err)
@@ -102,6 +117,11 @@ int machine_memory_add_pmem(struct machine_memory *memory, int fd, struct error 
         munmap(host, region.len_bytes);
         return r;
     }
+    int r = keep_file(&region.file, fd, (uint64_t)st.st_size);
+    if (r < 0) {
+        munmap(host, region.len_bytes);
+        return error_set(err, -r, "pmem disk");
+    }
     memory->pmem[memory->n_pmem++] = region;
     return add_slot(memory, region.start.value, region.len_bytes, region.host, KVM_MEM_READONLY,
                     err);
@@ -116,6 +136,10 @@ int machine_memory_map(struct machine_memory *memory, int fd, struct error *err)
     if (!S_ISREG(st.st_mode) || st.st_size < (off_t)memory->ram_bytes)
         return error_say(err, EBADMSG, "memory file of %lld bytes for a guest of %llu MiB",
                          (long long)st.st_size, (unsigned long long)(memory->ram_bytes >> 20));
+    close_file(&memory->file);
+    int r = keep_file(&memory->file, fd, memory->ram_bytes);
+    if (r < 0)
+        return error_set(err, -r, "memory file");
     if (mmap(memory->ram, memory->ram_bytes, PROT_READ | PROT_WRITE,
              MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, 0) == MAP_FAILED)
         return error_set(err, errno, "map memory file");
@@ -133,10 +157,50 @@ static bool is_changed(uint64_t entry)
     return (entry & PAGEMAP_SWAPPED) || ((entry & PAGEMAP_PRESENT) && !(entry & PAGEMAP_OF_FILE));
 }
 
-static int write_pages(const struct machine_memory *memory, int fd, uint64_t first, uint64_t n,
+static bool is_mapped(uint64_t entry)
+{
+    return (entry & (PAGEMAP_SWAPPED | PAGEMAP_PRESENT)) != 0;
+}
+
+static int collect_pages(const struct machine_memory *memory, int pagemap, bool changed,
+                         struct snapshot_extents *pages)
+{
+    const uint64_t n_pages = memory->ram_bytes / SNAPSHOT_PAGE_BYTES;
+    const uint64_t start = (uintptr_t)memory->ram / SNAPSHOT_PAGE_BYTES;
+    uint64_t entries[PAGEMAP_BATCH];
+
+    for (uint64_t first = 0; first < n_pages; first += PAGEMAP_BATCH) {
+        uint64_t n = n_pages - first < PAGEMAP_BATCH ? n_pages - first : PAGEMAP_BATCH;
+        int r = fd_pread_all(pagemap, entries, n * sizeof(entries[0]),
+                             (off_t)((start + first) * sizeof(entries[0])));
+
+        for (uint64_t i = 0; i < n && r == 0; i++)
+            if (changed ? is_changed(entries[i]) : is_mapped(entries[i]))
+                r = snapshot_extents_add(pages, (uint32_t)(first + i), 1);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+int machine_memory_pages(const struct machine_memory *memory, int pagemap, bool changed,
+                         struct snapshot_extents *ret_pages, struct error *err)
+{
+    struct snapshot_extents pages = {0};
+    int r = collect_pages(memory, pagemap, changed, &pages);
+    if (r < 0) {
+        snapshot_extents_done(&pages);
+        return error_set(err, -r, "read the pagemap");
+    }
+    *ret_pages = pages;
+    return 0;
+}
+
+static int write_pages(const struct machine_memory *memory, int fd, struct snapshot_extent run,
                        struct error *err)
 {
-    uint64_t at = first * PAGE_BYTES, end = at + n * PAGE_BYTES;
+    uint64_t at = (uint64_t)run.first * SNAPSHOT_PAGE_BYTES;
+    uint64_t end = at + (uint64_t)run.n * SNAPSHOT_PAGE_BYTES;
 
     while (at < end) {
         ssize_t written = pwrite(fd, memory->ram + at, end - at, (off_t)at);
@@ -153,38 +217,41 @@ static int write_pages(const struct machine_memory *memory, int fd, uint64_t fir
 int machine_memory_write_changed(const struct machine_memory *memory, int pagemap, int fd,
                                  struct error *err)
 {
-    uint64_t pages = memory->ram_bytes / PAGE_BYTES, entries[PAGEMAP_BATCH];
-    uint64_t start = (uintptr_t)memory->ram / PAGE_BYTES, run_first = 0, run = 0;
-    int r = 0;
+    struct snapshot_extents pages;
+    int r = machine_memory_pages(memory, pagemap, true, &pages, err);
 
+    if (r < 0)
+        return r;
     if (ftruncate(fd, (off_t)memory->ram_bytes) < 0)
-        return error_set(err, errno, "size of the memory file");
-    for (uint64_t page = 0; page < pages && r >= 0; page++) {
-        uint64_t in_batch = page % PAGEMAP_BATCH;
+        r = error_set(err, errno, "size of the memory file");
+    for (size_t i = 0; i < pages.n && r == 0; i++)
+        r = write_pages(memory, fd, pages.items[i], err);
+    snapshot_extents_done(&pages);
+    return r;
+}
 
-        if (in_batch == 0) {
-            uint64_t want = pages - page < PAGEMAP_BATCH ? pages - page : PAGEMAP_BATCH;
+bool machine_memory_holds(const struct machine_memory *memory, uint64_t start, uint64_t len_bytes,
+                          bool writable)
+{
+    if (guest_memory_window(&memory->guest, gpa(start), len_bytes, writable))
+        return true;
+    for (size_t i = 0; i < memory->n_pmem && !writable; i++) {
+        const struct pmem_region *region = &memory->pmem[i];
 
-            r = fd_pread_all(pagemap, entries, want * sizeof(entries[0]),
-                             (off_t)((start + page) * sizeof(entries[0])));
-            if (r < 0)
-                return error_set(err, -r, "read the pagemap");
-        }
-        if (is_changed(entries[in_batch])) {
-            run_first = run == 0 ? page : run_first;
-            run++;
-        } else if (run > 0) {
-            r = write_pages(memory, fd, run_first, run, err);
-            run = 0;
-        }
+        if (start >= region->start.value &&
+            range_fits(start - region->start.value, len_bytes, region->len_bytes))
+            return true;
     }
-    return r < 0 || run == 0 ? r : write_pages(memory, fd, run_first, run, err);
+    return false;
 }
 
 void machine_memory_done(struct machine_memory *memory)
 {
-    for (size_t i = 0; i < memory->n_pmem; i++)
+    for (size_t i = 0; i < memory->n_pmem; i++) {
         munmap(memory->pmem[i].host, memory->pmem[i].len_bytes);
+        close_file(&memory->pmem[i].file);
+    }
+    close_file(&memory->file);
     if (memory->ram)
         munmap(memory->ram, memory->ram_bytes);
 }

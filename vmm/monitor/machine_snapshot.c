@@ -70,8 +70,9 @@ static ProtobufCBinaryData bytes_of(struct arena *arena, const void *from, size_
     return data;
 }
 
-static void put_cpu(struct arena *arena, const struct cpu_identity *cpu, State *state)
+static void put_cpu(struct arena *arena, const struct machine *machine, State *state)
 {
+    const struct cpu_identity *cpu = &machine->cpu;
     Mayfly__Snapshot__Cpu *to = state->cpu = ARENA_NEW(arena, Mayfly__Snapshot__Cpu);
 
     mayfly__snapshot__cpu__init(to);
@@ -82,6 +83,8 @@ static void put_cpu(struct arena *arena, const struct cpu_identity *cpu, State *
     to->n_features = CPU_FEATURE_WORDS;
     to->features = (uint32_t *)(void *)bytes_of(arena, cpu->features, sizeof(cpu->features)).data;
     to->xsave_bytes = cpu->xsave_bytes;
+    if (machine->cpu_template)
+        to->template_ = (char *)(uintptr_t)machine->cpu_template->name; /* only read */
 }
 
 static void put_msrs(struct arena *arena, const struct msr_list *msrs, Mayfly__Snapshot__Vcpu *to)
@@ -258,6 +261,7 @@ int machine_snapshot(struct machine *machine, const struct machine_snapshot_fds 
 {
     __attribute__((cleanup(arena_done))) struct arena arena = {0};
     State state = MAYFLY__SNAPSHOT__MACHINE_STATE__INIT;
+    char lost[MEMORY_LOSS_TEXT_BYTES];
 
     state.version = STATE_VERSION;
     state.memory_mib = (uint32_t)(machine->memory.ram_bytes >> 20);
@@ -265,7 +269,7 @@ int machine_snapshot(struct machine *machine, const struct machine_snapshot_fds 
     if (!freeze_point_is_reached(machine->freeze_point))
         return error_say(err, EINVAL, "snapshot: the guest does not stand at its freeze point");
     state.frozen_tsc = freeze_point_get_tsc(machine->freeze_point);
-    put_cpu(&arena, &machine->cpu, &state);
+    put_cpu(&arena, machine, &state);
     /* Devices before vCPUs and memory: coming to rest, they may still write to guest memory and
      * raise interrupts. */
     int r = put_devices(&arena, machine, &state, err);
@@ -280,7 +284,26 @@ int machine_snapshot(struct machine *machine, const struct machine_snapshot_fds 
     if (arena.failed)
         return error_set(err, ENOMEM, "machine state");
     r = machine_memory_write_changed(&machine->memory, fds->pagemap, fds->memory, err);
+    /* Pages that went with the end of a truncated file look as if they had never been changed. */
+    if (memory_loss_describe(&machine->memory, lost))
+        r = error_say(err, EIO, "%s", lost);
     return r < 0 ? r : write_state(&state, fds->state, err);
+}
+
+int machine_working_set(const struct machine *machine, int pagemap, int fd, struct error *err)
+{
+    struct snapshot_extents pages;
+    AUTO_FREE uint8_t *data = NULL;
+    size_t len = 0;
+    int r = machine_memory_pages(&machine->memory, pagemap, false, &pages, err);
+
+    if (r < 0)
+        return r;
+    r = snapshot_extents_serialise(&pages, &data, &len);
+    snapshot_extents_done(&pages);
+    if (r == 0)
+        r = fd_write_all(fd, data, len);
+    return r < 0 ? error_set(err, -r, "write the working set") : 0;
 }
 
 /* --- back ---------------------------------------------------------------------------------- */
@@ -340,6 +363,7 @@ static State *read_state(struct restore_arena *arena, int fd, struct error *err)
 static int check_cpu(const struct machine *machine, const Mayfly__Snapshot__Cpu *cpu,
                      struct error *err)
 {
+    const char *template = machine->cpu_template ? machine->cpu_template->name : "";
     struct cpu_identity was = {0};
 
     if (!cpu || cpu->n_features != CPU_FEATURE_WORDS || strlen(cpu->vendor) >= sizeof(was.vendor))
@@ -350,6 +374,9 @@ static int check_cpu(const struct machine *machine, const Mayfly__Snapshot__Cpu 
     was.stepping = cpu->stepping;
     was.xsave_bytes = cpu->xsave_bytes;
     memcpy(was.features, cpu->features, sizeof(was.features));
+    if (strcmp(cpu->template_, template) != 0)
+        return error_say(err, EBADMSG, "machine state: CPU template '%.40s', the shell has '%s'",
+                         cpu->template_, template);
     return cpu_identity_check(&was, &machine->cpu, err);
 }
 

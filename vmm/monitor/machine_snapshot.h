@@ -44,4 +44,10 @@ struct restore_times {
 int machine_restore(struct machine *machine, int memory_fd, int state_fd, int agent_fd,
                     struct restore_times *ret_times, struct error *err);
 
+/*
+ * machine_working_set - write the list of pages that the guest has touched since it was restored to
+ * @fd. It may run meanwhile. @pagemap: /proc/PID/pagemap of this process. Fds are borrowed.
+ */
+int machine_working_set(const struct machine *machine, int pagemap, int fd, struct error *err);
+
 #endif

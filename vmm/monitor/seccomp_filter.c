@@ -69,9 +69,12 @@ static const struct seccomp_rule vcpu_rules[] = {
     CALL(rt_sigprocmask, "glibc, at a thread's end"),
     PINNED(madvise, 2, ALL_BITS, MADV_DONTNEED, "glibc, at a thread's end: its stack"),
     CALL(munmap, "glibc, at a thread's end: its stack"),
-    CALL(getpid, "abort()"),
+    CALL(getpid, "glibc's pthread_kill(); abort()"),
     CALL(gettid, "abort()"),
+    PINNED(tgkill, 2, ALL_BITS, VCPU_KICK_SIGNAL, "the freeze point: no vCPU runs on"),
     PINNED(tgkill, 2, ALL_BITS, SIGABRT, "abort()"),
+    PINNED(newfstatat, 3, ALL_BITS, AT_EMPTY_PATH, "guest memory is gone: was its file cut short"),
+    CALL(sendmsg, "guest memory is gone: the monitor's last words to the host"),
     CALL(exit, "a thread's end"),
     CALL(exit_group, "the process's end"),
 };

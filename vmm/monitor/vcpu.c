@@ -84,7 +84,7 @@ int vcpu_new(const struct vcpu_host *host, unsigned index, struct vcpu **ret_vcp
             vcpu->run = run;
     }
     if (r == 0)
-        r = cpuid_set(host->kvm_fd, vcpu->fd, index, host->count, err);
+        r = cpuid_set(host->kvm_fd, vcpu->fd, host->cpu_template, index, host->count, err);
     if (r == 0)
         r = vcpu_state_baseline(host->kvm_fd, vcpu->fd, &vcpu->baseline, err);
     if (r == 0 && host->assist)
@@ -172,14 +172,20 @@ static bool is_reset(const struct kvm_run *run)
            *((const uint8_t *)run + run->io.data_offset) == KEYBOARD_RESET;
 }
 
-static void handle_mmio(struct vcpu *vcpu)
+static int handle_mmio(struct vcpu *vcpu, struct error *err)
 {
     struct kvm_run *run = vcpu->run;
 
+    /* KVM's instruction emulator takes memory that it cannot reach for a device's. */
+    if (vcpu->host->is_memory(vcpu->host->opaque, run->mmio.phys_addr, run->mmio.len,
+                              run->mmio.is_write))
+        return error_say(err, EFAULT, "KVM could not reach guest memory at %#llx",
+                         (unsigned long long)run->mmio.phys_addr);
     if (run->mmio.is_write)
         bus_write(vcpu->host->mmio, run->mmio.phys_addr, run->mmio.data, run->mmio.len);
     else
         bus_read(vcpu->host->mmio, run->mmio.phys_addr, run->mmio.data, run->mmio.len);
+    return 0;
 }
 
 static int handle_internal_error(struct vcpu *vcpu, struct error *err)
@@ -208,8 +214,9 @@ static int dispatch(struct vcpu *vcpu)
         break;
     case KVM_EXIT_MMIO:
         count(&vcpu->mmio_exits);
-        handle_mmio(vcpu);
-        r = vcpu->assist ? assist_on_io(vcpu->assist, &err) : 0;
+        r = handle_mmio(vcpu, &err);
+        if (r == 0 && vcpu->assist)
+            r = assist_on_io(vcpu->assist, &err);
         break;
     case KVM_EXIT_INTR:
         break;

@@ -13,6 +13,7 @@
 #include <stdbool.h>
 
 #include "bus.h"
+#include "common/cpu_template.h"
 #include "common/error.h"
 #include "guest_memory.h"
 #include "vcpu_state.h"
@@ -30,14 +31,17 @@ enum vcpu_stop {
 
 /* What the vCPUs of a VM share: set up before the first of them, constant afterwards. */
 struct vcpu_host {
-    int kvm_fd, vm_fd;                 /* borrowed */
-    const struct bus *ports, *mmio;    /* borrowed */
-    const struct guest_memory *memory; /* borrowed */
-    bool assist;                       /* arm the emulation assist */
-    unsigned count;                    /* vCPUs of this VM */
-    const struct sock_fprog *filter;   /* borrowed: of each vCPU's thread; NULL: none */
+    int kvm_fd, vm_fd;                       /* borrowed */
+    const struct bus *ports, *mmio;          /* borrowed */
+    const struct guest_memory *memory;       /* borrowed */
+    bool assist;                             /* arm the emulation assist */
+    const struct cpu_template *cpu_template; /* NULL: the host's CPU */
+    unsigned count;                          /* vCPUs of this VM */
+    const struct sock_fprog *filter;         /* borrowed: of each vCPU's thread; NULL: none */
     /* Called once, on the thread of the first vCPU that stops; must not block. */
     void (*stopped)(void *opaque, enum vcpu_stop why, const char *text);
+    /* Should KVM have done this access itself? Any vCPU's thread. */
+    bool (*is_memory)(void *opaque, uint64_t address, unsigned len_bytes, bool is_write);
     void *opaque;
 };
 

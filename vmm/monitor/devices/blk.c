@@ -112,6 +112,8 @@ static uint8_t transfer(int fd, struct request *request)
 
         if (n < 0 && errno == EINTR)
             continue;
+        if (n < 0 && errno == EFAULT)
+            guest_memory_touch(request->windows, request->n_windows);
         if (n <= 0)
             return STATUS_IOERR;
         offset += (uint64_t)n;

@@ -228,6 +228,8 @@ static ssize_t send_windows(int fd, struct iovec *windows, size_t n_windows)
     const struct msghdr message = {.msg_iov = windows, .msg_iovlen = n_windows};
     ssize_t n = sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 
+    if (n < 0 && errno == EFAULT)
+        guest_memory_touch(windows, n_windows);
     if (n < 0)
         return errno == EAGAIN || errno == EINTR ? 0 : -errno;
     return n;
@@ -393,6 +395,8 @@ static ssize_t read_payload(struct vsock_connection *c)
         c->readable = false;
         return 0;
     }
+    if (n < 0 && errno == EFAULT)
+        guest_memory_touch(vsock->windows, n_windows);
     if (n < 0)
         return -errno;
     if (n == 0)
