@@ -18,6 +18,9 @@ python3 "$root/tests/bench/bench_boot.py" "$build" "$state" --json "$out/boot.js
 echo "== snapshot store"
 "$build/bin/bench_snapshot_store" "$out" "$out/snapshot_store.json"
 
+echo "== host store"
+"$build/bin/bench_registry" "$out" "$out/registry.json"
+
 echo "== restore"
 # Any function's snapshot will do; this makes one where there is none.
 function=$(mktemp -d)

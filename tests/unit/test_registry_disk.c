@@ -413,6 +413,9 @@ static void test_files_that_may_not_grow(void **state)
     fixture_expect(r[1], ENOSPC, &errs[1], "");
     /* Nothing of it is there, everything else goes on. */
     assert_int_equal(fixture_number(f, "SELECT count(*) FROM functions"), 1);
+    assert_int_equal(count_files(fixture_path(f, "code")), 1);
+    code_staged_free(small);
+    small = fixture_stage(f, "y");
     fixture_expect(
         registry_create_function(f->registry, &key, &fixture_settings, small, NULL, 0, NULL, &err),
         0, &err, "");
