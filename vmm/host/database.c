@@ -23,7 +23,7 @@ enum {
     READERS_MAX = 4,      /* connections; further readers wait for one: lookups take microseconds */
     STATEMENTS_MAX = 256, /* slots of a connection's table: a power of two */
     WRITER_CACHE_KIB = 2048,
-    READER_CACHE_KIB = 512,
+    READER_CACHE_KIB = 2048, /* the rows of some thousand functions */
 };
 
 struct prepared {
