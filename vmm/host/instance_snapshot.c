@@ -3,12 +3,17 @@
  * host's; trust as in instance.c.
  */
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/clock.h"
 #include "common/fd.h"
 #include "instance_internal.h"
+#include "shell_pool.h"
+
+enum { SHELL_WAIT_MS = 30000 }; /* for an empty VM, where none is ready */
+
+enum { FREEZE_MS = 10000 }; /* for a guest that has settled to come to its freeze point */
 
 static int outcome_error(const struct agent_result *result, const char *what, struct error *err)
 {
@@ -41,15 +46,13 @@ int instance_freeze(struct instance *instance, int memory_fd, int state_fd,
     if (r < 0)
         return r;
     instance_tell(instance, STAGE_FREEZE);
-    r = agent_client_freeze(instance->agent, instance->patience->init_ms, ret_result, err);
+    r = agent_client_freeze(instance->agent, instance->patience->settle_ms,
+                            instance->patience->init_ms, ret_result, err);
     if (r < 0)
         return instance_broken(instance, r, err);
     if (ret_result->outcome != OUTCOME_OK)
         return instance_step(instance, EVENT_BROKEN, err);
-    /* The guest's kernel still tidies up after that answer; frozen now, every clone would have to.
-     */
-    poll(NULL, 0, instance->patience->settle_ms);
-    r = hypervisor->pause(instance->vm, err);
+    r = hypervisor->freeze(instance->vm, instance->patience->settle_ms + FREEZE_MS, err);
     if (r == 0)
         r = hypervisor->snapshot(instance->vm, memory_fd, state_fd, err);
     if (r < 0)
@@ -96,20 +99,70 @@ static int tell_rebirth(struct instance *instance, struct error *err)
     return agent_client_reborn(instance->agent, &rebirth, instance->patience->send_ms, err);
 }
 
+/* The instance moves into @shell, which is empty afterwards. */
+static void move_in(struct instance *instance, struct shell *shell)
+{
+    memcpy(instance->id, shell->id, sizeof(instance->id));
+    instance->directory = shell->directory;
+    instance->vm = shell->vm;
+    instance->private_bytes = shell->private_bytes;
+    instance->timings.vm_create_us = shell->create_us;
+    instance->state = STATE_RUNNING;
+    instance_be_patient(instance, shell->emulates_supervisor);
+}
+
+/* @is_fresh: not one that has waited. */
+static int get_shell(struct instance *instance, const struct shell_shape *shape, bool is_fresh,
+                     struct error *err)
+{
+    const struct instance_config *config = &instance->config;
+    struct shell shell;
+    int r;
+
+    instance_tell(instance, STAGE_VM_CREATE);
+    if (!config->shells)
+        r = shell_make(config, shape, &shell, err);
+    else if (is_fresh || (r = shell_pool_take(config->shells, shape, &shell)) < 0)
+        r = shell_pool_make(config->shells, shape, SHELL_WAIT_MS, &shell, err);
+    if (r == 0)
+        move_in(instance, &shell);
+    return r;
+}
+
+/* A shell may have died, or die now; if a new one does as well, something is wrong. */
+static int fill_shell(struct instance *instance, const struct shell_shape *shape,
+                      const struct instance_frozen *frozen, struct error *err)
+{
+    int r = get_shell(instance, shape, false, err);
+
+    if (r == 0)
+        r = take_up(instance, frozen, err);
+    if (r != -ECONNRESET)
+        return r < 0 ? instance_broken(instance, r, err) : 0;
+    instance_drop_vm(instance);
+    r = get_shell(instance, shape, true, err);
+    if (r == 0)
+        r = take_up(instance, frozen, err);
+    if (r < 0)
+        r = instance_broken(instance, r, err);
+    return r == -ECONNRESET ? error_wrap(err, "two empty VMs in a row died in a restore") : r;
+}
+
 static int restore(struct instance *instance, const struct instance_frozen *frozen,
                    struct error *err)
 {
-    AUTO_FREE char *image = NULL;
-    int r = instance_find_raw(instance, instance->config.image, IMAGE_ROOT, &image, err);
+    AUTO_FREE char *found = NULL;
+    const struct instance_config *config = &instance->config;
+    int r = config->image_path ? 0 : instance_find_image(config, config->image, &found, err);
+    const struct shell_shape shape = {.image = found ? found : config->image_path,
+                                      .memory_mib = config->memory_mib,
+                                      .vcpus = config->vcpus};
 
     if (r == 0)
-        r = instance_start_vm(instance, image, NULL, err);
-    if (r == 0)
-        r = instance_learn_pace(instance, err);
-    if (r == 0)
-        r = take_up(instance, frozen, err);
-    if (r == 0 && !frozen->has_function)
-        r = tell_rebirth(instance, err);
+        r = fill_shell(instance, &shape, frozen, err);
+    if (r < 0 || frozen->has_function)
+        return r;
+    r = tell_rebirth(instance, err);
     return r < 0 ? instance_broken(instance, r, err) : 0;
 }
 
