@@ -18,6 +18,9 @@ python3 "$root/tests/bench/bench_boot.py" "$build" "$state" --json "$out/boot.js
 echo "== snapshot store"
 "$build/bin/bench_snapshot_store" "$out" "$out/snapshot_store.json"
 
+echo "== host store"
+"$build/bin/bench_registry" "$out" "$out/registry.json"
+
 echo "== restore"
 # Guests of 2 GiB boot once, for their snapshot; COUNT rounds are enough for a p90.
 "$build/bin/mayfly" bench restore --count "${COUNT:-50}" --alive "${ALIVE:-100}" \
