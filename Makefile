@@ -21,7 +21,7 @@ SANITIZE  := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-
 BASE      := -std=gnu17 $(WARNINGS) $(HARDENING) $(DEFINES) $(INCLUDES) -MMD -MP
 LINK_PIE  := -pie -Wl,-z,relro,-z,now,-z,noexecstack
 
-HOST_LIBS := -lprotobuf-c -lzstd -ljansson -larchive -lcyaml -lyaml -lcrypto -lpthread
+HOST_LIBS := -lprotobuf-c -lzstd -ljansson -larchive -lcyaml -lyaml -lmicrohttpd -lsodium -lcrypto -lsqlite3 -lpthread
 VMM_LIBS  := -lprotobuf-c -lzstd -lseccomp -lpthread
 AGENT_LIBS := -lprotobuf-c -lhttp_parser
 
@@ -29,7 +29,7 @@ AGENT_LIBS := -lprotobuf-c -lhttp_parser
 COMMON     := $(wildcard vmm/common/*.c)
 MONITOR    := $(filter-out vmm/monitor/main.c,$(wildcard vmm/monitor/*.c vmm/monitor/assist/*.c vmm/monitor/devices/*.c))
 HYPERVISOR := $(wildcard vmm/hypervisor/*.c)
-HOST       := $(wildcard vmm/host/*.c)
+HOST       := $(filter-out vmm/host/mayflyd.c,$(wildcard vmm/host/*.c vmm/host/api/*.c))
 CLI        := $(filter-out vmm/cli/main.c,$(wildcard vmm/cli/*.c))
 IMAGES     := $(wildcard images/*.c)
 SNAPSHOT   := $(wildcard snapshot/*.c)
