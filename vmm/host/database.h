@@ -13,6 +13,7 @@
 #define MAYFLY_HOST_DATABASE_H
 
 #include <sqlite3.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "common/error.h"
@@ -40,24 +41,62 @@ int database_begin_write(struct database *database, struct connection **ret_conn
                          struct error *err);
 int database_end_write(struct connection *connection, int result, struct error *err);
 
+/* A value to bind: borrowed until the statement is got again. */
+struct sql_value {
+    enum { SQL_NULL, SQL_NUMBER, SQL_REAL, SQL_TEXT, SQL_BLOB } kind;
+    int64_t number;
+    double real;
+    const void *bytes; /* SQL_TEXT: terminated, or NULL, which binds NULL */
+    size_t len_bytes;  /* SQL_BLOB */
+};
+
+#define NUMBER(v) ((struct sql_value){.kind = SQL_NUMBER, .number = (int64_t)(v)})
+#define REAL(v) ((struct sql_value){.kind = SQL_REAL, .real = (v)})
+#define TEXT(v) ((struct sql_value){.kind = SQL_TEXT, .bytes = (v)})
+#define BLOB(v, len) ((struct sql_value){.kind = SQL_BLOB, .bytes = (v), .len_bytes = (len)})
+
 /*
- * statement_get - @sql (a string literal: known by its address) prepared on @connection, reset and
- * without bindings. It belongs to the connection. NULL: @err is filled.
+ * statement_get - @sql (a string literal: known by its address) prepared on @connection, with
+ * @values bound to its ?1, ?2, …. It belongs to the connection. 0 or -errno.
  */
-sqlite3_stmt *statement_get(struct connection *connection, const char *sql, struct error *err);
+int statement_get(struct connection *connection, const char *sql, const struct sql_value *values,
+                  size_t n_values, sqlite3_stmt **ret_statement, struct error *err);
+
+#define SQL_VALUES(...)                                                                            \
+    (const struct sql_value[]){__VA_ARGS__},                                                       \
+        sizeof((const struct sql_value[]){__VA_ARGS__}) / sizeof(struct sql_value)
+
+/* sql_get(connection, &statement, err, "…", values…) - the same, written shorter. */
+#define sql_get(connection, ret, err, sql, ...)                                                    \
+    statement_get(connection, sql, SQL_VALUES(__VA_ARGS__), ret, err)
+
+/* sql_run(connection, err, "…", values…) - run a statement without rows. 0 or -errno. */
+#define sql_run(connection, err, sql, ...)                                                         \
+    statement_execute(connection, sql, SQL_VALUES(__VA_ARGS__), err)
+
+/* sql_row(connection, &statement, err, "…", values…) - its first row: 1, 0 without, -errno. */
+#define sql_row(connection, ret, err, sql, ...)                                                    \
+    statement_first(connection, sql, SQL_VALUES(__VA_ARGS__), ret, err)
+
+int statement_execute(struct connection *connection, const char *sql,
+                      const struct sql_value *values, size_t n_values, struct error *err);
+int statement_first(struct connection *connection, const char *sql, const struct sql_value *values,
+                    size_t n_values, sqlite3_stmt **ret_statement, struct error *err);
 
 /* statement_step - SQLITE_ROW as 1, SQLITE_DONE as 0, else -errno. */
 int statement_step(sqlite3_stmt *statement, struct error *err);
 
-/* statement_run - step to the end, of a statement without rows; resets it. 0 or -errno. */
-int statement_run(sqlite3_stmt *statement, struct error *err);
-
 /* database_error - what @code (SQLite's) means here. Returns -errno. */
 int database_error(sqlite3 *handle, int code, const char *doing, struct error *err);
 
-/* connection_changes - rows that the last statement changed. connection_handle - SQLite's. */
+/* column_text - a text column, never NULL: borrowed until the next step. */
+const char *column_text(sqlite3_stmt *statement, int column);
+
+/* connection_changes - rows that the last statement changed. */
 int connection_changes(const struct connection *connection);
-sqlite3 *connection_handle(const struct connection *connection);
+
+/* connection_last_id - the row id of the last INSERT. */
+int64_t connection_last_id(const struct connection *connection);
 
 /* database_backup - see registry_backup(). */
 int database_backup(struct database *database, const char *path, struct error *err);

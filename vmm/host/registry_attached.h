@@ -2,7 +2,8 @@
  * What is attached to a function: aliases, concurrency, URLs, the policy of asynchronous events,
  * tags. Part of the registry: its rules on trust, threads and errors (registry.h) hold here.
  * Everything here goes with the function; what is attached to an alias or version, with that.
- * In a key, the qualifier says what it is attached to.
+ * In a key, the qualifier says what it is attached to. Pages are large (the URLs' 400 KiB): not for
+ * a stack; after an error what is in one is undefined. Their markers are names: printable ASCII.
  *
  * A target (destination, dead-letter queue) is one of
  *   arn:aws:lambda:<region>:<account>:function:<name>[:<qualifier>]   of the same tenant
@@ -102,10 +103,16 @@ struct provisioned_page {
     char next_marker[MARKER_BYTES];
 };
 
-/* registry_list_provisioned - of one function by qualifier; @key.name NULL: all of the tenant's. */
+/* registry_list_provisioned - of one function, by qualifier. */
 int registry_list_provisioned(struct registry *registry, const struct function_key *key,
                               const char *marker, int64_t max_items,
                               struct provisioned_page *ret_page, struct error *err);
+
+/* registry_each_provisioned - of all tenants: what the pool holds ready. @found is called in one
+ * read of the registry (it must not call back into it); what it returns but 0 ends the walk. */
+typedef int provisioned_found(void *opaque, const char *tenant, const struct provisioned *item);
+int registry_each_provisioned(struct registry *registry, provisioned_found *found, void *opaque,
+                              struct error *err);
 
 /* --- function URLs (registry_url.c) --- */
 
@@ -148,7 +155,7 @@ struct url_page {
     char next_marker[MARKER_BYTES];
 };
 
-/* registry_list_urls - those of one function, by qualifier. The page is large: not on a stack. */
+/* registry_list_urls - those of one function, by qualifier. */
 int registry_list_urls(struct registry *registry, const struct function_key *key,
                        const char *marker, int64_t max_items, struct url_page *ret_page,
                        struct error *err);
