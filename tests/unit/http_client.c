@@ -136,6 +136,10 @@ static int is_complete(struct http_answer *answer, int at_end)
         free(copy);
         return done;
     }
+    if (strncmp(answer->text, "HTTP/1.1 204", 12) == 0) { /* has no body, and says nothing of it */
+        answer->body_len = 0;
+        return 1;
+    }
     client_header(answer, "Content-Length", value, sizeof(value));
     answer->body_len = value[0] ? strtoul(value, NULL, 10) : have;
     return value[0] ? have >= answer->body_len : at_end;
