@@ -149,15 +149,21 @@ test: deps ## build and pass every test
 	@$(MAKE) --no-print-directory assets
 	@$(MAKE) --no-print-directory test-integration
 
-test-unit: $(UNIT_TESTS:%=$(BUILD)/asan/bin/%) $(BIN)/mayfly-agent
+test-unit: $(UNIT_TESTS:%=$(BUILD)/asan/bin/%) $(BIN)/mayfly-agent $(BIN)/mayfly-vmm
 	@scripts/run-unit-tests.sh $(UNIT_TESTS:%=$(BUILD)/asan/bin/%)
 $(BUILD)/asan/bin/%: $(BUILD)/asan/tests/unit/%.o $(BUILD)/asan/libmayfly.a
 	@mkdir -p $(@D)
 	@echo '  LINK  $@'
 	$(Q)$(CC) $(SANITIZE) -o $@ $^ -lcmocka $(HOST_LIBS) $(VMM_LIBS) $(AGENT_LIBS)
 
-test-integration: build
+test-integration: build $(BIN)/dispatcher_driver
 	@scripts/run-integration-tests.sh $(BUILD) $(STATE)
+
+# What Python cannot call by itself.
+$(BIN)/%_driver: $(O)/tests/integration/%_driver.o $(O)/libmayfly.a
+	@mkdir -p $(@D)
+	@echo '  LINK  $@'
+	$(Q)$(CC) $(CFLAGS) $(LINK_PIE) -o $@ $^ $(HOST_LIBS) $(VMM_LIBS)
 
 bench: deps ## measure, print a table, write build/bench/*.json
 	@$(MAKE) --no-print-directory assets $(BENCHES:%=$(BIN)/%)

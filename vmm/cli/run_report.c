@@ -13,48 +13,12 @@
 #include "cli_common.h"
 #include "common/bytes.h"
 #include "host/json_check.h"
+#include "host/lambda_error.h"
 
-enum { SUMMARY_MAX_BYTES = 256 * 1024, RESPONSE_LIMIT_SHOWN = AGENT_RESPONSE_MAX_BYTES };
+enum { SUMMARY_MAX_BYTES = 256 * 1024 };
 
 /* --- the error object ----------------------------------------------------------------------------
  */
-
-/* The words of Lambda for what a runtime cannot say itself. NULL without memory. */
-static json_t *lambda_error(const struct run_report *report)
-{
-    const struct agent_result *result = &report->result;
-    const char *type = "Runtime.ExitError";
-    char message[512];
-
-    switch (result->outcome) {
-    case OUTCOME_TIMEOUT:
-        type = "Sandbox.Timedout";
-        snprintf(message, sizeof(message), "RequestId: %s Error: Task timed out after %.2f seconds",
-                 report->request_id, (double)report->limit_ms / 1000.0);
-        break;
-    case OUTCOME_OUT_OF_MEMORY:
-        type = "Runtime.OutOfMemory";
-        snprintf(message, sizeof(message),
-                 "RequestId: %s Error: Runtime exited with error: signal: killed",
-                 report->request_id);
-        break;
-    case OUTCOME_RESPONSE_TOO_LARGE:
-        type = "Function.ResponseSizeTooLarge";
-        snprintf(message, sizeof(message),
-                 "Response payload size exceeded maximum allowed payload size (%d bytes).",
-                 RESPONSE_LIMIT_SHOWN);
-        break;
-    case OUTCOME_OK:
-    case OUTCOME_FUNCTION_ERROR:
-    case OUTCOME_EXITED:
-    case OUTCOME_AGENT_ERROR:
-        snprintf(message, sizeof(message), "RequestId: %s Error: %s", report->request_id,
-                 result->message[0] ? result->message
-                                    : "Runtime exited without providing a reason");
-        break;
-    }
-    return json_pack("{s:s, s:s}", "errorType", type, "errorMessage", message);
-}
 
 /* Any bytes as one JSON value: themselves if they are one, else their text. NULL without memory. */
 static char *as_json(const uint8_t *payload, size_t len)
@@ -89,7 +53,7 @@ static char *error_json(const struct run_report *report)
                       "errorMessage", report->host_error.text));
     if (report->result.outcome == OUTCOME_FUNCTION_ERROR && report->result.payload_bytes > 0)
         return as_json(report->result.payload, report->result.payload_bytes);
-    return dump(lambda_error(report));
+    return lambda_error_json(&report->result, report->request_id, report->limit_ms);
 }
 
 /* --- one line of it ------------------------------------------------------------------------------

@@ -274,6 +274,23 @@ static int make_runtime(const struct function_snapshot_config *config,
     return r;
 }
 
+int function_snapshot_make_runtime(const struct function_snapshot_config *config,
+                                   const struct instance_function *function, bool *ret_made,
+                                   struct error *err)
+{
+    char name[SNAPSHOT_NAME_MAX + 1];
+    struct snapshot_manifest runtime;
+    struct tree tree;
+    int r = find_tree(config, function, &tree, err);
+
+    if (r < 0)
+        return r;
+    name_of_level(&tree, SNAPSHOT_RUNTIME, name, sizeof(name));
+    r = find_level(config, name, &runtime, err);
+    *ret_made = r == -ENOENT;
+    return r == -ENOENT ? make_runtime(config, function, &tree, &runtime, err) : r;
+}
+
 int function_snapshot_make(const struct function_snapshot_config *config,
                            const struct instance_function *function, struct instance **ret_instance,
                            struct agent_result *ret_result, struct snapshot_manifest *ret_manifest,
@@ -319,7 +336,8 @@ int function_snapshot_make(const struct function_snapshot_config *config,
 
 /* --- using --------------------------------------------------------------------------------- */
 
-/* The state in a file of its own, for the monitor: it maps and reads only what it is given. */
+/* The state in a file of its own, for the monitor: it maps and reads only what it is given. Several
+ * monitors may be given the same one, so none may change it. */
 static int state_file(const struct function_snapshot_config *config,
                       const struct snapshot_manifest *manifest, struct error *err)
 {
@@ -329,31 +347,70 @@ static int state_file(const struct function_snapshot_config *config,
 
     if (r < 0)
         return r;
-    AUTO_FD fd = memfd_create("mayfly-state", MFD_CLOEXEC);
+    AUTO_FD fd = memfd_create("mayfly-state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     r = fd < 0 ? -errno : fd_write_all(fd, state, len);
+    if (r == 0 &&
+        fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+        r = -errno;
     if (r < 0)
         return error_set(err, -r, "hand the state over");
     return fd_steal(&fd);
+}
+
+int function_snapshot_open(const struct function_snapshot_config *config,
+                           const struct snapshot_manifest *manifest,
+                           struct function_frozen *ret_frozen, struct error *err)
+{
+    AUTO_FREE char *image_path = NULL;
+    AUTO_FD memory_fd = -1;
+    AUTO_FD state_fd = state_file(config, manifest, err);
+
+    if (state_fd < 0)
+        return state_fd;
+    int r = instance_find_image(&config->instance, manifest->root_digests[0], &image_path, err);
+    if (r == 0)
+        r = snapshot_store_flatten(config->snapshots, manifest, &memory_fd, NULL, err);
+    if (r < 0)
+        return r;
+    *ret_frozen = (struct function_frozen){.memory_fd = fd_steal(&memory_fd),
+                                           .state_fd = fd_steal(&state_fd),
+                                           .image_path = mem_steal(&image_path),
+                                           .memory_mib = manifest->memory_mib,
+                                           .vcpus = manifest->vcpus,
+                                           .has_function = manifest->level == SNAPSHOT_FUNCTION};
+    return 0;
+}
+
+void function_frozen_done(struct function_frozen *frozen)
+{
+    fd_close_at_exit(&frozen->memory_fd);
+    fd_close_at_exit(&frozen->state_fd);
+    free(frozen->image_path);
+    *frozen = (struct function_frozen){.memory_fd = -1, .state_fd = -1};
+}
+
+int function_frozen_restore(const struct instance_config *config,
+                            const struct function_frozen *frozen, struct instance **ret_instance,
+                            struct error *err)
+{
+    const struct instance_frozen parts = {.memory_fd = frozen->memory_fd,
+                                          .state_fd = frozen->state_fd,
+                                          .has_function = frozen->has_function};
+    struct instance_config shell = *config;
+
+    shell.memory_mib = frozen->memory_mib;
+    shell.vcpus = frozen->vcpus;
+    shell.image_path = frozen->image_path;
+    return instance_restore(&shell, &parts, ret_instance, err);
 }
 
 int function_snapshot_restore(const struct function_snapshot_config *config,
                               const struct snapshot_manifest *manifest,
                               struct instance **ret_instance, struct error *err)
 {
-    struct instance_config shell = config->instance;
-    AUTO_FD memory_fd = -1;
-    AUTO_FD state_fd = state_file(config, manifest, err);
+    __attribute__((cleanup(function_frozen_done))) struct function_frozen frozen = {.memory_fd = -1,
+                                                                                    .state_fd = -1};
+    int r = function_snapshot_open(config, manifest, &frozen, err);
 
-    if (state_fd < 0)
-        return state_fd;
-    int r = snapshot_store_flatten(config->snapshots, manifest, &memory_fd, NULL, err);
-    if (r < 0)
-        return r;
-    shell.memory_mib = manifest->memory_mib;
-    shell.vcpus = manifest->vcpus;
-    shell.image = manifest->root_digests[0];
-    const struct instance_frozen frozen = {.memory_fd = memory_fd,
-                                           .state_fd = state_fd,
-                                           .has_function = manifest->level == SNAPSHOT_FUNCTION};
-    return instance_restore(&shell, &frozen, ret_instance, err);
+    return r < 0 ? r : function_frozen_restore(&config->instance, &frozen, ret_instance, err);
 }

@@ -43,6 +43,38 @@ int function_snapshot_make(const struct function_snapshot_config *config,
                            bool *ret_booted, struct error *err);
 
 /*
+ * function_snapshot_make_runtime - the level that function_snapshot_make() starts from, if it is
+ * missing: a boot. Callers that make several functions at once do this first, one at a time.
+ * *ret_made: it was missing.
+ */
+int function_snapshot_make_runtime(const struct function_snapshot_config *config,
+                                   const struct instance_function *function, bool *ret_made,
+                                   struct error *err);
+
+/* A snapshot in a form that can be restored again and again, without any store. */
+struct function_frozen {
+    int memory_fd; /* owned, as is the next; neither can be written through */
+    int state_fd;
+    char *image_path; /* owned: of the raw root image */
+    uint32_t memory_mib;
+    uint32_t vcpus;
+    bool has_function;
+};
+
+/* function_snapshot_open - what @manifest holds. *ret_frozen is owned: function_frozen_done() it.
+ * -ENOENT for an image that is gone, else as the stores. */
+int function_snapshot_open(const struct function_snapshot_config *config,
+                           const struct snapshot_manifest *manifest,
+                           struct function_frozen *ret_frozen, struct error *err);
+void function_frozen_done(struct function_frozen *frozen);
+
+/* function_frozen_restore - a new instance; of @config, memory, vCPUs and image are not used. Any
+ * threads at the same time, for one @frozen. Errors: as instance_restore(). */
+int function_frozen_restore(const struct instance_config *config,
+                            const struct function_frozen *frozen, struct instance **ret_instance,
+                            struct error *err);
+
+/*
  * function_snapshot_restore - a new instance of what @manifest holds. Its memory, vCPUs and image
  * come from there, not from @config. -ENOENT for an image that is gone, else as
  * instance_restore() and the snapshot store.

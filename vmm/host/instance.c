@@ -107,14 +107,13 @@ int instance_broken(struct instance *instance, int r, struct error *err)
 /* --- boot ----------------------------------------------------------------------------------------
  */
 
-/* The raw copy of image @name; *ret_path is owned. */
-int instance_find_raw(struct instance *instance, const char *name, enum image_kind kind,
-                      char **ret_path, struct error *err)
+/* The raw copy of image @name; *ret_path is owned. Adds to *spent_us what decompressing it took. */
+static int find_raw(struct image_store *store, const char *name, enum image_kind kind,
+                    char **ret_path, uint64_t *spent_us, struct error *err)
 {
     static const char *const words[] = {[IMAGE_ROOT] = "image", [IMAGE_KERNEL] = "kernel"};
-    struct image_store *store = instance->config.store;
     struct image_info info;
-    uint64_t spent_us = 0;
+    uint64_t now_us = 0;
     int r = image_store_find(store, name, &info, err);
 
     if (r == -ENOENT)
@@ -129,31 +128,32 @@ int instance_find_raw(struct instance *instance, const char *name, enum image_ki
     if (strcmp(info.architecture, "x86_64") != 0)
         return error_say(err, EINVAL, "the %s '%s' is for %s, this host needs x86_64", words[kind],
                          name, info.architecture);
-    r = image_store_raw(store, &info, ret_path, &spent_us, err);
+    r = image_store_raw(store, &info, ret_path, &now_us, err);
     if (r < 0)
         return error_wrap(err, "%s '%s'", words[kind], name);
-    instance->timings.decompress_us += spent_us;
+    *spent_us += now_us;
     return 0;
 }
 
-int instance_start_vm(struct instance *instance, const char *image, const char *kernel,
-                      struct error *err)
+int instance_find_image(const struct instance_config *config, const char *name, char **ret_path,
+                        struct error *err)
+{
+    uint64_t ignored = 0;
+
+    return find_raw(config->store, name, IMAGE_ROOT, ret_path, &ignored, err);
+}
+
+static int start_vm(struct instance *instance, const char *image, const char *kernel,
+                    struct error *err)
 {
     const struct instance_config *config = &instance->config;
-    struct vm_config vm = {.monitor_path = config->monitor_path,
-                           .kernel_path = kernel,
-                           .directory = instance->directory.path,
-                           .console_path = config->console_path,
-                           .command_line = config->command_line,
-                           .memory_mib = config->memory_mib,
-                           .vcpus = config->vcpus,
-                           .n_disks = 1,
-                           .disks = {{.path = image, .pmem = true}}};
+    const struct shell_shape shape = {
+        .image = image, .memory_mib = config->memory_mib, .vcpus = config->vcpus};
     uint64_t start_ns = clock_now_ns();
     int r;
 
     instance_tell(instance, STAGE_VM_CREATE);
-    r = config->hypervisor->start(&vm, &instance->vm, err);
+    r = shell_start_vm(config, &shape, instance->directory.path, kernel, &instance->vm, err);
     if (r < 0)
         return r;
     instance->started_ns = clock_now_ns();
@@ -161,8 +161,13 @@ int instance_start_vm(struct instance *instance, const char *image, const char *
     return instance_step(instance, EVENT_STARTED, err);
 }
 
+void instance_be_patient(struct instance *instance, bool emulates_supervisor)
+{
+    instance->patience = emulates_supervisor ? &emulated_patience : &hardware_patience;
+}
+
 /* Decides how patient to be; a VM that is dead already is reported. */
-int instance_learn_pace(struct instance *instance, struct error *err)
+static int learn_pace(struct instance *instance, struct error *err)
 {
     struct vm_status status;
     int r = instance->config.hypervisor->status(instance->vm, &status, err);
@@ -172,7 +177,7 @@ int instance_learn_pace(struct instance *instance, struct error *err)
     if (status.end != VM_ALIVE)
         return error_say(err, ECONNRESET, "%s", status.end_text);
     instance->private_bytes = status.private_bytes;
-    instance->patience = status.emulates_supervisor ? &emulated_patience : &hardware_patience;
+    instance_be_patient(instance, status.emulates_supervisor);
     return 0;
 }
 
@@ -215,21 +220,33 @@ static int meet_agent(struct instance *instance, struct error *err)
     return instance_step(instance, EVENT_HELLO, err);
 }
 
+static int make_home(struct instance *instance, struct error *err)
+{
+    int r = identity_instance(instance->id, err);
+
+    return r < 0 ? r
+                 : run_directory_make(instance->config.run_directory, instance->id,
+                                      &instance->directory, err);
+}
+
 static int boot(struct instance *instance, struct error *err)
 {
     AUTO_FREE char *image = NULL;
     AUTO_FREE char *kernel = NULL;
     const struct instance_config *config = &instance->config;
-    int r;
+    uint64_t *spent_us = &instance->timings.decompress_us;
+    int r = make_home(instance, err);
 
+    if (r < 0)
+        return r;
     instance_tell(instance, STAGE_DECOMPRESS);
-    r = instance_find_raw(instance, config->kernel, IMAGE_KERNEL, &kernel, err);
+    r = find_raw(config->store, config->kernel, IMAGE_KERNEL, &kernel, spent_us, err);
     if (r == 0)
-        r = instance_find_raw(instance, config->image, IMAGE_ROOT, &image, err);
+        r = find_raw(config->store, config->image, IMAGE_ROOT, &image, spent_us, err);
     if (r == 0)
-        r = instance_start_vm(instance, image, kernel, err);
+        r = start_vm(instance, image, kernel, err);
     if (r == 0)
-        r = instance_learn_pace(instance, err);
+        r = learn_pace(instance, err);
     if (r == 0)
         r = meet_agent(instance, err);
     return r < 0 ? instance_broken(instance, r, err) : 0;
@@ -246,13 +263,6 @@ int instance_new(const struct instance_config *config, struct instance **ret_ins
     instance->config = *config;
     instance->directory.lock = -1;
     instance->patience = &hardware_patience;
-    int r = identity_instance(instance->id, err);
-    if (r == 0)
-        r = run_directory_make(config->run_directory, instance->id, &instance->directory, err);
-    if (r < 0) {
-        instance_destroy(instance);
-        return r;
-    }
     *ret_instance = instance;
     return 0;
 }
@@ -398,6 +408,17 @@ bool instance_usable(const struct instance *instance)
     return instance->state == STATE_IDLE;
 }
 
+bool instance_is_alive(const struct instance *instance)
+{
+    struct pollfd end = {.events = POLLIN};
+
+    if (!instance->vm || instance->state == STATE_LOST)
+        return false;
+    /* What a monitor says unasked is how its guest ended. */
+    end.fd = instance->config.hypervisor->end_fd(instance->vm);
+    return poll(&end, 1, 0) <= 0;
+}
+
 const struct agent_hello *instance_hello(const struct instance *instance)
 {
     return &instance->hello;
@@ -413,11 +434,16 @@ uint64_t instance_private_bytes(const struct instance *instance)
     return instance->private_bytes;
 }
 
+void instance_drop_vm(struct instance *instance)
+{
+    end_vm(instance);
+    run_directory_remove(&instance->directory);
+}
+
 void instance_destroy(struct instance *instance)
 {
     if (!instance)
         return;
-    end_vm(instance);
-    run_directory_remove(&instance->directory);
+    instance_drop_vm(instance);
     free(instance);
 }

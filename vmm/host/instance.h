@@ -4,9 +4,9 @@
  *   instance_boot() → instance_prepare() → instance_invoke()… → instance_destroy()
  *
  * No printing, no globals: a command or a daemon uses it alike. Threads: one at a time per
- * instance, and the one that booted it must live on (the monitor dies with it). A function's
- * failure is a result (struct agent_result); an error means the host could not do it, and the
- * instance then only waits to be destroyed.
+ * instance, and the one that booted it, or restored it without a pool of shells, must live on (the
+ * monitor dies with it). A function's failure is a result (struct agent_result); an error means the
+ * host could not do it, and the instance then only waits to be destroyed.
  */
 #ifndef MAYFLY_HOST_INSTANCE_H
 #define MAYFLY_HOST_INSTANCE_H
@@ -20,6 +20,7 @@
 #include "package.h"
 
 struct instance;
+struct shell_pool;
 
 /* What is being done now, for progress. */
 enum instance_stage {
@@ -39,12 +40,14 @@ struct instance_config {
     struct image_store *store; /* borrowed during instance_boot() */
     const char *image;         /* names in the store */
     const char *kernel;
+    const char *image_path;    /* the raw image, for a caller that knows it; NULL: looked up */
     const char *run_directory; /* <state>/run; made where missing */
     const char *console_path;  /* NULL: a file that goes with the instance */
     const char *monitor_path;  /* NULL: beside the running program */
     const char *command_line;  /* further words for the guest kernel; may be NULL */
     uint32_t memory_mib;
     uint32_t vcpus;
+    struct shell_pool *shells;   /* borrowed: where a restore gets its shell; NULL: it makes one */
     int interrupt_fd;            /* borrowed for life; readable means stop waiting; may be -1 */
     instance_progress *on_stage; /* may be NULL, as may on_log; called on the caller's thread */
     agent_log *on_log;
@@ -118,13 +121,23 @@ int instance_thaw(struct instance *instance, struct error *err);
 /*
  * instance_restore - a shell of config's memory, vCPUs and image (its kernel is not used), filled
  * with @frozen. The guest is told who it is with the first that it is asked.
- * -EBADMSG for a damaged state, -ENOTSUP for another processor's; else as instance_boot().
+ * A shell that died before it could be filled is replaced once.
+ * -EBADMSG for a damaged state, -ENOTSUP for another processor's; else as instance_boot() and
+ * shell_pool_make().
  */
 int instance_restore(const struct instance_config *config, const struct instance_frozen *frozen,
                      struct instance **ret_instance, struct error *err);
 
 /* instance_usable - may it be given (further) events? */
 bool instance_usable(const struct instance *instance);
+
+/* instance_is_alive - has its VM not ended, as far as is known without asking it? Never blocks. */
+bool instance_is_alive(const struct instance *instance);
+
+/* instance_find_image - the raw copy of the root image @name in config->store, decompressed now if
+ * need be. *ret_path is owned (free()). Errors: as instance_boot(). */
+int instance_find_image(const struct instance_config *config, const char *name, char **ret_path,
+                        struct error *err);
 
 /* All borrowed until the instance is destroyed. */
 const struct agent_hello *instance_hello(const struct instance *instance);

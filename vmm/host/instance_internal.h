@@ -5,6 +5,7 @@
 #include "identity.h"
 #include "instance.h"
 #include "run_directory.h"
+#include "shell.h"
 
 enum {
     MIB = 1 << 20,
@@ -77,20 +78,15 @@ uint64_t instance_us_since(uint64_t start_ns);
 /* instance_broken - the conversation failed with @r: the instance is lost, and @err says why. */
 int instance_broken(struct instance *instance, int r, struct error *err);
 
-/* instance_new - in STATE_NEW, with its id and directory. *ret_instance is owned. */
+/* instance_new - in STATE_NEW, without a VM, an id or a directory. *ret_instance is owned. */
 int instance_new(const struct instance_config *config, struct instance **ret_instance,
                  struct error *err);
 
-/* instance_find_raw - the raw copy of image @name; *ret_path is owned. */
-int instance_find_raw(struct instance *instance, const char *name, enum image_kind kind,
-                      char **ret_path, struct error *err);
+/* instance_be_patient - as this host needs it. */
+void instance_be_patient(struct instance *instance, bool emulates_supervisor);
 
-/* instance_start_vm - @kernel NULL: a shell. */
-int instance_start_vm(struct instance *instance, const char *image, const char *kernel,
-                      struct error *err);
-
-/* instance_learn_pace - decides how patient to be; a VM that is dead already is reported. */
-int instance_learn_pace(struct instance *instance, struct error *err);
+/* instance_drop_vm - what there is of a VM and its directory. */
+void instance_drop_vm(struct instance *instance);
 
 uint64_t instance_tmp_bytes(uint32_t memory_mib);
 

@@ -5,10 +5,14 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/clock.h"
 #include "common/fd.h"
 #include "instance_internal.h"
+#include "shell_pool.h"
+
+enum { SHELL_WAIT_MS = 30000 }; /* for an empty VM, where none is ready */
 
 static int outcome_error(const struct agent_result *result, const char *what, struct error *err)
 {
@@ -96,20 +100,70 @@ static int tell_rebirth(struct instance *instance, struct error *err)
     return agent_client_reborn(instance->agent, &rebirth, instance->patience->send_ms, err);
 }
 
+/* The instance moves into @shell, which is empty afterwards. */
+static void move_in(struct instance *instance, struct shell *shell)
+{
+    memcpy(instance->id, shell->id, sizeof(instance->id));
+    instance->directory = shell->directory;
+    instance->vm = shell->vm;
+    instance->private_bytes = shell->private_bytes;
+    instance->timings.vm_create_us = shell->create_us;
+    instance->state = STATE_RUNNING;
+    instance_be_patient(instance, shell->emulates_supervisor);
+}
+
+/* @is_fresh: not one that has waited. */
+static int get_shell(struct instance *instance, const struct shell_shape *shape, bool is_fresh,
+                     struct error *err)
+{
+    const struct instance_config *config = &instance->config;
+    struct shell shell;
+    int r;
+
+    instance_tell(instance, STAGE_VM_CREATE);
+    if (!config->shells)
+        r = shell_make(config, shape, &shell, err);
+    else if (is_fresh || (r = shell_pool_take(config->shells, shape, &shell)) < 0)
+        r = shell_pool_make(config->shells, shape, SHELL_WAIT_MS, &shell, err);
+    if (r == 0)
+        move_in(instance, &shell);
+    return r;
+}
+
+/* A shell may have died, or die now; if a new one does as well, something is wrong. */
+static int fill_shell(struct instance *instance, const struct shell_shape *shape,
+                      const struct instance_frozen *frozen, struct error *err)
+{
+    int r = get_shell(instance, shape, false, err);
+
+    if (r == 0)
+        r = take_up(instance, frozen, err);
+    if (r != -ECONNRESET)
+        return r < 0 ? instance_broken(instance, r, err) : 0;
+    instance_drop_vm(instance);
+    r = get_shell(instance, shape, true, err);
+    if (r == 0)
+        r = take_up(instance, frozen, err);
+    if (r < 0)
+        r = instance_broken(instance, r, err);
+    return r == -ECONNRESET ? error_wrap(err, "two empty VMs in a row died in a restore") : r;
+}
+
 static int restore(struct instance *instance, const struct instance_frozen *frozen,
                    struct error *err)
 {
-    AUTO_FREE char *image = NULL;
-    int r = instance_find_raw(instance, instance->config.image, IMAGE_ROOT, &image, err);
+    AUTO_FREE char *found = NULL;
+    const struct instance_config *config = &instance->config;
+    int r = config->image_path ? 0 : instance_find_image(config, config->image, &found, err);
+    const struct shell_shape shape = {.image = found ? found : config->image_path,
+                                      .memory_mib = config->memory_mib,
+                                      .vcpus = config->vcpus};
 
     if (r == 0)
-        r = instance_start_vm(instance, image, NULL, err);
-    if (r == 0)
-        r = instance_learn_pace(instance, err);
-    if (r == 0)
-        r = take_up(instance, frozen, err);
-    if (r == 0 && !frozen->has_function)
-        r = tell_rebirth(instance, err);
+        r = fill_shell(instance, &shape, frozen, err);
+    if (r < 0 || frozen->has_function)
+        return r;
+    r = tell_rebirth(instance, err);
     return r < 0 ? instance_broken(instance, r, err) : 0;
 }
 
