@@ -66,7 +66,7 @@ static int invoke(void *opaque, const struct api_invocation *invocation,
         ret_result->log_tail_bytes = 13;
     }
     if (what && strcmp(what, "throttle") == 0) {
-        r = error_say(err, EAGAIN, "no concurrency");
+        r = error_say(err, EAGAIN, "ConcurrentInvocationLimitExceeded");
     } else if (what && strcmp(what, "pending") == 0) {
         r = error_say(err, EBUSY, "pending");
     } else if (what && strcmp(what, "break") == 0) {

@@ -61,13 +61,17 @@ struct api_provisioned_status {
 struct api_backend {
     /*
      * invoke - run it, wait for its result; on a thread that may wait. A function's failure is a
-     * result. -EAGAIN: no concurrency (429); -EBUSY: its snapshot is still being made (409);
+     * result. -EAGAIN: no concurrency (429), err->text is Lambda's word for why; -ESHUTDOWN: the
+     * host is being stopped (503); -EBUSY: its snapshot is still being made (409);
      * -ENOENT: deleted meanwhile (404); -EINVAL: cannot run (Failed, 502); anything else: 500.
      */
     int (*invoke)(void *opaque, const struct api_invocation *invocation,
                   struct api_invocation_result *ret_result, struct error *err);
-    /* changed - something was committed that others work on: a build waits, an event, a setting. */
-    void (*changed)(void *opaque);
+    /* changed - something of @function's was committed: a new build waits, a setting, it is gone.
+     */
+    void (*changed)(void *opaque, const char *tenant, const char *function);
+    /* queued - an asynchronous event was committed. */
+    void (*queued)(void *opaque);
     int (*provisioned)(void *opaque, const struct provisioned *provisioned, const char *tenant,
                        struct api_provisioned_status *ret_status);
     /* metrics - the text of /metrics; *ret_text is owned by the caller. 0 or -errno. */

@@ -54,12 +54,22 @@ int api_fail(struct api_turn *turn, enum api_exception exception, const char *fo
     json_t *object =
         json_pack("{s:s, s:o*}", "Type", exceptions[exception].is_user ? "User" : "Service",
                   exceptions[exception].is_capital ? "Message" : "message", message);
-    if (object && exception == API_TOO_MANY_REQUESTS)
-        json_object_set_new(object, "Reason", json_string("ConcurrentInvocationLimitExceeded"));
     api_reply_json(turn, exceptions[exception].status, object);
     (void)http_response_header(turn->response, "x-amzn-ErrorType", exceptions[exception].name);
     if (exception == API_TOO_MANY_REQUESTS)
         (void)http_response_header(turn->response, "Retry-After", "1");
+    return -1;
+}
+
+int api_fail_throttled(struct api_turn *turn, const char *reason)
+{
+    http_response_done(turn->response);
+    api_reply_json(turn, 429,
+                   json_pack("{s:s, s:s, s:s}", "Type", "User", "message", "Rate Exceeded.",
+                             "Reason", reason));
+    (void)http_response_header(turn->response, "x-amzn-ErrorType",
+                               exceptions[API_TOO_MANY_REQUESTS].name);
+    (void)http_response_header(turn->response, "Retry-After", "1");
     return -1;
 }
 

@@ -82,6 +82,9 @@ enum api_exception {
 int api_fail(struct api_turn *turn, enum api_exception exception, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* api_fail_throttled - TooManyRequestsException with its Reason. Returns -1. */
+int api_fail_throttled(struct api_turn *turn, const char *reason);
+
 /* api_fail_errno - what the registry's @r and @err are to a client (registry.h). Returns -1. */
 int api_fail_errno(struct api_turn *turn, int r, const struct error *err);
 
@@ -97,7 +100,8 @@ void api_reply_empty(struct api_turn *turn, unsigned status);
 /* api_reply_bytes - @data (owned by the heap) is taken over. */
 void api_reply_bytes(struct api_turn *turn, unsigned status, const char *content_type, void *data,
                      size_t len_bytes);
-void api_changed(struct api_turn *turn);
+/* api_changed - tell the backend that @function was changed. */
+void api_changed(struct api_turn *turn, const char *function);
 
 /* --- api_input.c: what a client sent; each function answers itself where it fails (-1) --- */
 

@@ -32,10 +32,10 @@ void api_reply_empty(struct api_turn *turn, unsigned status)
     turn->response->status = status;
 }
 
-void api_changed(struct api_turn *turn)
+void api_changed(struct api_turn *turn, const char *function)
 {
     const struct api_options *options = &turn->api->options;
 
     if (options->backend->changed)
-        options->backend->changed(options->backend_opaque);
+        options->backend->changed(options->backend_opaque, turn->tenant, function);
 }

@@ -111,7 +111,7 @@ static void reply(struct api_turn *turn, unsigned status, int r, const struct ap
         return;
     }
     if (strcmp(turn->request->method, "GET") != 0)
-        api_changed(turn);
+        api_changed(turn, target->key.name);
     api_reply_json(turn, status, alias_json(turn, target->key.name, alias));
 }
 
@@ -190,7 +190,7 @@ void handle_delete_alias(struct api_turn *turn)
         fail_alias(turn, r, &target.key, &err);
         return;
     }
-    api_changed(turn);
+    api_changed(turn, target.key.name);
     api_reply_empty(turn, 204);
 }
 

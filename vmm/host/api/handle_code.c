@@ -47,7 +47,7 @@ int publish_when_built(struct api_turn *turn, const struct function_key *key,
     uint64_t until_us = clock_now_us() + PUBLISH_WAIT_MS * 1000ull;
     struct error err;
 
-    api_changed(turn);
+    api_changed(turn, key->name);
     for (;;) {
         int r = registry_publish(registry, &latest, NULL, NULL, NULL, ret_function, &err);
 

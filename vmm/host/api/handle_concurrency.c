@@ -30,7 +30,7 @@ void handle_put_concurrency(struct api_turn *turn)
         api_fail_function(turn, r, &target.key, &err);
         return;
     }
-    api_changed(turn);
+    api_changed(turn, target.key.name);
     api_reply_json(turn, 200,
                    json_pack("{s:I}", "ReservedConcurrentExecutions", (json_int_t)reserved));
 }
@@ -69,7 +69,7 @@ void handle_delete_concurrency(struct api_turn *turn)
         api_fail_function(turn, r, &target.key, &err);
         return;
     }
-    api_changed(turn);
+    api_changed(turn, target.key.name);
     api_reply_empty(turn, 204);
 }
 
@@ -138,7 +138,7 @@ void handle_put_provisioned(struct api_turn *turn)
         api_fail_function(turn, r, &target.key, &err);
         return;
     }
-    api_changed(turn);
+    api_changed(turn, target.key.name);
     api_reply_json(turn, 202, provisioned_json(turn, &provisioned));
 }
 
@@ -213,6 +213,6 @@ void handle_delete_provisioned(struct api_turn *turn)
         fail_provisioned(turn, r, &target, &err);
         return;
     }
-    api_changed(turn);
+    api_changed(turn, target.key.name);
     api_reply_empty(turn, 204);
 }

@@ -102,7 +102,7 @@ static void change_config(struct api_turn *turn, change_function *change_it)
         if (r < 0) {
             fail(turn, r, &target, &err);
         } else {
-            api_changed(turn);
+            api_changed(turn, target.key.name);
             api_reply_json(turn, 200, config_json(turn, target.key.name, &config));
         }
     }
@@ -146,7 +146,7 @@ void handle_delete_event_config(struct api_turn *turn)
         fail(turn, r, &target, &err);
         return;
     }
-    api_changed(turn);
+    api_changed(turn, target.key.name);
     api_reply_empty(turn, 204);
 }
 

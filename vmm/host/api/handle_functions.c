@@ -38,7 +38,7 @@ static void create(struct api_turn *turn, const json_t *object, const struct api
     else if (publish_when_built(turn, &target->key, &version) == 0)
         reply_function(turn, 201, version, version->version_text);
     if (r == 0)
-        api_changed(turn);
+        api_changed(turn, target->key.name);
     function_free(function);
     function_free(version);
 }
@@ -219,7 +219,7 @@ static void update_code(struct api_turn *turn, const json_t *object,
     else if (publish_when_built(turn, &target->key, &version) == 0)
         reply_function(turn, 200, version, version->version_text);
     if (r == 0)
-        api_changed(turn);
+        api_changed(turn, target->key.name);
     function_free(function);
     function_free(version);
 }
@@ -261,7 +261,7 @@ void handle_update_configuration(struct api_turn *turn)
         else
             reply_function(turn, 200, function, NULL);
         if (r == 0)
-            api_changed(turn);
+            api_changed(turn, target.key.name);
     }
     function_free(function);
     settings_input_done(&input);
@@ -280,6 +280,6 @@ void handle_delete_function(struct api_turn *turn)
         api_fail_function(turn, r, &target.key, &err);
         return;
     }
-    api_changed(turn);
+    api_changed(turn, target.key.name);
     api_reply_empty(turn, 204);
 }

@@ -140,7 +140,9 @@ void invoke_fail(struct api_turn *turn, int r, const struct function_key *key,
                  const struct error *err)
 {
     if (r == -EAGAIN)
-        api_fail(turn, API_TOO_MANY_REQUESTS, "Rate Exceeded.");
+        api_fail_throttled(turn, err->text);
+    else if (r == -ESHUTDOWN)
+        api_fail(turn, API_UNAVAILABLE, "the service is being stopped");
     else if (r == -EBUSY)
         api_fail(turn, API_CONFLICT,
                  "The operation cannot be performed at this time. The function is currently in the "
@@ -229,7 +231,8 @@ static void enqueue(struct api_turn *turn, const struct invoke_input *input, uns
         invoke_fail(turn, r == -EINVAL ? -EIO : r, &input->target.key, &err);
         return;
     }
-    api_changed(turn);
+    if (options->backend->queued)
+        options->backend->queued(options->backend_opaque);
     api_reply_empty(turn, status);
 }
 

@@ -23,7 +23,7 @@ void handle_publish_version(struct api_turn *turn)
         if (r < 0) {
             api_fail_function(turn, r, &target.key, &err);
         } else {
-            api_changed(turn);
+            api_changed(turn, target.key.name);
             api_reply_json(turn, 201,
                            api_function_json(turn->api, function, function->version_text));
         }
