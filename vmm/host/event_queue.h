@@ -6,9 +6,10 @@
  * Promises. Accepted is committed: event_queue_enqueue() returns 0 only after the event is flushed
  * to disk. An event is claimed by one worker at a time and is there until finish says otherwise.
  * At least once: an event whose worker died, or overran its lease, is claimed again; so it runs
- * once more per such accident than its attempts say, never otherwise. Finishing an event and
- * queueing what goes to its destinations is one transaction.
- * Fair: a claim takes turns between functions, so that nobody's backlog delays another's events.
+ * once more per such accident than its attempts say, never otherwise; an event that seems to kill
+ * its workers is given up after EVENT_ACCIDENTS_MAX. Finishing an event and queueing what goes to
+ * its destinations is one transaction. Fair: a claim takes turns between functions, so that
+ * nobody's backlog delays another's events.
  *
  * Trust: payloads and responses are hostile; they are never looked into, only checked to be JSON.
  * Threads: any, at the same time; enqueuers that meet share one flush. Other processes may have the
@@ -31,7 +32,8 @@ enum {
     EVENT_CLIENT_CONTEXT_MAX = 3583,
     EVENT_TRACE_MAX = 1024,
     EVENT_CLAIM_MAX = 64,
-    EVENT_HOPS_MAX = 16, /* events that lead to events: then the chain is cut */
+    EVENT_HOPS_MAX = 16,      /* events that lead to events: then the chain is cut */
+    EVENT_ACCIDENTS_MAX = 32, /* claims that nobody finished: then it counts as failed */
 };
 
 struct event_queue;
@@ -42,7 +44,7 @@ struct event_queue_options {
     uint64_t retry_base_ms; /* after the first failure; doubles. 0: one minute */
     uint64_t throttle_base_ms;  /* after a throttle; doubles up to 300 times it. 0: one second */
     uint64_t max_tenant_events; /* 0: 100,000 */
-    uint64_t max_tenant_bytes;  /* of payloads; 0: 1 GiB */
+    uint64_t max_tenant_bytes;  /* of payloads and records, 512 for each row; 0: 1 GiB */
     uint64_t (*now_ms)(void);   /* NULL: the real clock */
 };
 
@@ -158,7 +160,7 @@ struct event_queue_stats {
     uint64_t depth; /* events, leased ones included */
     uint64_t leased;
     uint64_t oldest_age_ms; /* 0 where there is none */
-    uint64_t payload_bytes;
+    uint64_t bytes;         /* of payloads and records, with 512 for each row */
     uint64_t deliveries;
     uint64_t dropped; /* since open: records that no destination took, chains cut */
 };

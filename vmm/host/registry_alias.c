@@ -283,7 +283,8 @@ int registry_list_aliases(struct registry *registry, const struct function_key *
 {
     struct connection *connection;
     struct function_ids ids;
-    int max = page_size(max_items, err), r = max < 0 ? max : check_marker(marker, err);
+    char after[QUALIFIER_MAX + 1];
+    int max = page_size(max_items, err), r = max < 0 ? max : check_marker(marker, after, err);
 
     if (r == 0)
         r = database_begin_read(registry->database, &connection, err);
@@ -291,7 +292,7 @@ int registry_list_aliases(struct registry *registry, const struct function_key *
         return r;
     r = row_find_function(connection, key, &ids, err);
     if (r == 0)
-        r = list(connection, ids.function_id, version, marker ? marker : "", max, ret_page, err);
+        r = list(connection, ids.function_id, version, after, max, ret_page, err);
     database_end_read(connection);
     return r;
 }

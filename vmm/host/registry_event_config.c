@@ -183,7 +183,8 @@ int registry_list_event_configs(struct registry *registry, const struct function
     struct connection *connection;
     struct function_ids ids;
     sqlite3_stmt *row;
-    int max = page_size(max_items, err), r = max < 0 ? max : check_marker(marker, err);
+    char after[QUALIFIER_MAX + 1];
+    int max = page_size(max_items, err), r = max < 0 ? max : check_marker(marker, after, err);
 
     if (r == 0)
         r = database_begin_read(registry->database, &connection, err);
@@ -196,7 +197,7 @@ int registry_list_event_configs(struct registry *registry, const struct function
         r = sql_get(connection, &row, err,
                     "SELECT " CONFIG_COLUMNS " FROM event_configs WHERE function_id = ?1"
                     " AND qualifier > ?2 ORDER BY qualifier LIMIT ?3",
-                    NUMBER(ids.function_id), TEXT(marker ? marker : ""), NUMBER(max + 1));
+                    NUMBER(ids.function_id), TEXT(after), NUMBER(max + 1));
     while (r == 0 && (r = statement_step(row, err)) == 1) {
         r = 0;
         if (ret_page->n == (size_t)max) {

@@ -52,8 +52,9 @@ int check_tag(const struct text_pair *tag, struct error *err);
 /* page_size - of @max_items (see registry_list()). Returns it, or -EINVAL. */
 int page_size(int64_t max_items, struct error *err);
 
-/* check_marker - of listings by qualifier: one of them, or NULL. */
-int check_marker(const char *marker, struct error *err);
+/* check_marker - of listings by qualifier: one of them, or NULL; copied, as it may lie in the page
+ * that is about to be filled. */
+int check_marker(const char *marker, char ret_after[QUALIFIER_MAX + 1], struct error *err);
 
 /* --- rows (registry_row.c) --- */
 

@@ -138,11 +138,13 @@ int page_size(int64_t max_items, struct error *err)
     return max_items == 0 || max_items > PAGE_MAX ? PAGE_MAX : (int)max_items;
 }
 
-int check_marker(const char *marker, struct error *err)
+int check_marker(const char *marker, char ret_after[QUALIFIER_MAX + 1], struct error *err)
 {
-    if (marker && (strnlen(marker, QUALIFIER_MAX + 1) > QUALIFIER_MAX ||
-                   strspn(marker, NAME_CHARACTERS "$") != strlen(marker)))
+    size_t len = marker ? strnlen(marker, QUALIFIER_MAX + 1) : 0;
+
+    if (len > QUALIFIER_MAX || (marker && strspn(marker, NAME_CHARACTERS "$") != len))
         return error_say(err, EINVAL, "the Marker is none that a listing returned");
+    memcpy(ret_after, marker ? marker : "", len + 1);
     return 0;
 }
 

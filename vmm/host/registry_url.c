@@ -232,12 +232,11 @@ int registry_list_urls(struct registry *registry, const struct function_key *key
                        const char *marker, int64_t max_items, struct url_page *ret_page,
                        struct error *err)
 {
-    /* The first page begins at "", the row of $LATEST: that is not "after" any marker. */
-    bool is_first = !marker || marker[0] == '\0';
     struct connection *connection;
     struct function_ids ids;
     sqlite3_stmt *row;
-    int max = page_size(max_items, err), r = max < 0 ? max : check_marker(marker, err);
+    char after[QUALIFIER_MAX + 1];
+    int max = page_size(max_items, err), r = max < 0 ? max : check_marker(marker, after, err);
 
     if (r == 0)
         r = database_begin_read(registry->database, &connection, err);
@@ -245,14 +244,14 @@ int registry_list_urls(struct registry *registry, const struct function_key *key
         return r;
     ret_page->n = 0;
     ret_page->next_marker[0] = '\0';
-    /* The marker of $LATEST's own row, so that it is not taken for the first page's. */
-    marker = is_first || strcmp(marker, "$LATEST") == 0 ? "" : marker;
     r = row_find_function(connection, key, &ids, err);
     if (r == 0)
         r = sql_get(connection, &row, err,
+                    /* $LATEST's row is "": not after any marker, so the first page takes it too. */
                     URLS " WHERE u.function_id = ?1 AND u.qualifier >= ?2"
                          " AND (?3 OR u.qualifier > ?2) ORDER BY u.qualifier LIMIT ?4",
-                    NUMBER(ids.function_id), TEXT(marker), NUMBER(is_first), NUMBER(max + 1));
+                    NUMBER(ids.function_id), TEXT(strcmp(after, "$LATEST") == 0 ? "" : after),
+                    NUMBER(after[0] == 0), NUMBER(max + 1));
     while (r == 0 && (r = statement_step(row, err)) == 1) {
         r = 0;
         if (ret_page->n == (size_t)max) {
