@@ -63,7 +63,7 @@ help: ## this list
 deps: ## install the Debian packages of scripts/debian-packages.txt
 	@scripts/install-deps.sh
 
-build: $(BIN)/mayfly $(BIN)/mayfly-vmm $(BIN)/mayfly-agent
+build: $(BIN)/mayfly $(BIN)/mayflyd $(BIN)/mayfly-vmm $(BIN)/mayfly-agent
 
 # --- generated and compiled ---------------------------------------------------------------------
 define proto_rule
@@ -111,6 +111,10 @@ $(BUILD)/fuzz/libmayfly.a: $(call objects,$(BUILD)/fuzz,$(LIBRARY) $(AGENT) $(UN
 	@rm -f $@ && ar crsD $@ $^
 
 $(BIN)/mayfly: $(O)/vmm/cli/main.o $(O)/libmayfly.a
+	@mkdir -p $(@D)
+	@echo '  LINK  $@'
+	$(Q)$(CC) $(CFLAGS) $(LINK_PIE) -o $@ $^ $(HOST_LIBS)
+$(BIN)/mayflyd: $(O)/vmm/host/mayflyd.o $(O)/libmayfly.a
 	@mkdir -p $(@D)
 	@echo '  LINK  $@'
 	$(Q)$(CC) $(CFLAGS) $(LINK_PIE) -o $@ $^ $(HOST_LIBS)
