@@ -21,12 +21,12 @@ struct yaml_file {
 };
 
 /*
- * yaml_value_load - the file at @path as @schema says; *ret_value is owned: yaml_value_free() with the same
- * schema, which is that of a pointer. *ret_file is for yaml_wrong().
- * Returns 0, -EINVAL for what does not fit the schema (or an empty file), or why it cannot be read.
+ * yaml_value_load - the file at @path as @schema says; *ret_value is owned: yaml_value_free() with
+ * the same schema, which is that of a pointer. *ret_file is for yaml_wrong(). Returns 0, -EINVAL
+ * for what does not fit the schema (or an empty file), or why it cannot be read.
  */
 int yaml_value_load(const char *path, const cyaml_schema_value_t *schema, void **ret_value,
-              struct yaml_file *ret_file, struct error *err);
+                    struct yaml_file *ret_file, struct error *err);
 void yaml_value_free(const cyaml_schema_value_t *schema, void *value);
 void yaml_file_done(struct yaml_file *file);
 

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <jansson.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -451,6 +452,14 @@ static void stop(struct daemon *daemon)
 
 /* --- process --------------------------------------------------------------------------------- */
 
+/* Large blocks (uploads) go back to the kernel when they are freed, and threads share few arenas:
+ * the daemon stays small beside its instances. */
+static void stay_small(void)
+{
+    mallopt(M_MMAP_THRESHOLD, 256 << 10);
+    mallopt(M_ARENA_MAX, 2);
+}
+
 /* A descriptor or more for each connection and several for each instance. */
 static void raise_limits(void)
 {
@@ -488,6 +497,7 @@ int main(int argc, char **argv)
     sigaddset(&signals, SIGINT);
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before there are threads, so all have it */
     raise_limits();
+    stay_small();
     r = start(&daemon, &err);
     if (r == 0) {
         say_ready(&daemon);
