@@ -39,7 +39,8 @@ struct http_turn {
     uint8_t *body; /* owned */
     size_t body_size, body_limit;
     bool is_refused;
-    bool is_begun; /* the connection was resumed: the response is the server's */
+    bool is_counted; /* in n_turns */
+    bool is_begun;   /* the connection was resumed: the response is the server's */
     pthread_mutex_t stream_lock;
     bool waits_for_stream; /* by stream_lock: suspended until there is more */
 };
@@ -260,7 +261,7 @@ static void resume(struct http_turn *turn)
     atomic_fetch_sub(&server->n_suspended, 1);
 }
 
-/* False: the server is being stopped, and waits for what it saw suspended only. */
+/* False: the connections are about to be closed. */
 static bool suspend(struct http_turn *turn)
 {
     struct http_server *server = turn->listener->server;
@@ -268,7 +269,7 @@ static bool suspend(struct http_turn *turn)
     /* Counted first, then looked: http_server_stop() does it the other way round, so one of the two
      * sees the other. */
     atomic_fetch_add(&server->n_suspended, 1);
-    if (atomic_load(&server->is_stopping)) {
+    if (atomic_load(&server->is_closing)) {
         atomic_fetch_sub(&server->n_suspended, 1);
         return false;
     }
@@ -368,6 +369,12 @@ static enum MHD_Result handle(struct http_turn *turn)
     enum http_lane lane = server->options.service->lane(server->options.opaque, &turn->request);
 
     turn->stage = STAGE_DONE;
+    turn->is_counted = true;
+    atomic_fetch_add(&server->n_turns, 1);
+    if (atomic_load(&server->is_stopping)) {
+        refuse(turn, HTTP_OVERLOADED);
+        return send_response(turn);
+    }
     if (lane == HTTP_INLINE && turn->request.body_bytes > INLINE_BODY_BYTES)
         lane = HTTP_SHORT;
     if (lane == HTTP_INLINE) {
@@ -463,6 +470,8 @@ void http_exchange_completed(void *opaque, struct MHD_Connection *connection, vo
     if (!turn)
         return;
     *context = NULL;
+    if (turn->is_counted)
+        atomic_fetch_sub(&turn->listener->server->n_turns, 1);
     http_connections_deadline(&turn->listener->server->connections, connection,
                               turn->listener->server->connections.head_timeout_ms);
     /* After this the producer wakes nobody: it may go on with a body that no one reads. */

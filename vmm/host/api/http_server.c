@@ -12,6 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "common/fd.h"
 #include "http_server_internal.h"
 
@@ -24,6 +25,7 @@ enum {
     SHORT_WAITING = 1024,
     LONG_WAITING = 4096,
     STOP_POLL_US = 2000,
+    ANSWER_US = 5000000,
 };
 
 /* --- sockets --------------------------------------------------------------------------------- */
@@ -246,6 +248,29 @@ unsigned http_server_port(const struct http_server *server)
     return server->port;
 }
 
+/*
+ * Until all that was being handled is answered. Handlers get the time that they need, clients a
+ * little to take their answers. A connection that is suspended may not be closed under whoever
+ * resumes it, so at the end nothing is suspended, and nothing can be.
+ */
+static void wait_for_answers(struct http_server *server)
+{
+    uint64_t until_us = 0;
+
+    while (atomic_load(&server->n_turns) > 0) {
+        if (atomic_load(&server->n_suspended) > 0)
+            until_us = 0;
+        else if (until_us == 0)
+            until_us = clock_now_us() + ANSWER_US;
+        else if (clock_now_us() > until_us)
+            break;
+        usleep(STOP_POLL_US);
+    }
+    atomic_store(&server->is_closing, true);
+    while (atomic_load(&server->n_suspended) > 0)
+        usleep(STOP_POLL_US);
+}
+
 void http_server_stop(struct http_server *server)
 {
     if (!server)
@@ -259,9 +284,7 @@ void http_server_stop(struct http_server *server)
             unlink(server->socket_path);
     }
     atomic_store(&server->is_stopping, true);
-    /* A connection that is suspended may not be closed under whoever resumes it. */
-    while (atomic_load(&server->n_suspended) > 0)
-        usleep(STOP_POLL_US);
+    wait_for_answers(server);
     for (size_t i = 0; i < server->n_listeners; i++)
         MHD_stop_daemon(server->listeners[i].daemon);
     work_pool_free(server->short_pool);

@@ -38,7 +38,9 @@ struct http_server {
     struct http_connections connections;
     struct work_pool *short_pool, *long_pool; /* owned */
     atomic_size_t body_bytes;                 /* of all bodies in memory */
-    atomic_bool is_stopping;
+    atomic_bool is_stopping;                  /* nothing new is handled */
+    atomic_bool is_closing;                   /* nothing is suspended any more */
+    atomic_uint n_turns;     /* requests from their handling until they are answered */
     atomic_uint n_suspended; /* requests whose connection is suspended */
 };
 
