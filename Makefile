@@ -198,4 +198,4 @@ clean: ## remove what was compiled; the kernel, images and state stay
 distclean: ## remove everything under build/, the cached kernel too
 	rm -rf $(BUILD)
 
--include $(shell [ -d $(BUILD) ] && find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(shell find $(O) $(BUILD)/asan $(BUILD)/fuzz -name '*.d' 2>/dev/null)

@@ -47,6 +47,7 @@ struct session {
     struct invocation invocation;
     struct restoration restoration;
     bool is_restoration_due; /* with the next event */
+    uint32_t settle_ms;      /* of the Freeze that is under way */
     uint64_t phase_start_ns; /* monotonic */
     uint64_t timeout_ms;     /* of the phase */
     uint64_t deadline_ns;    /* monotonic; 0: none */
@@ -95,6 +96,8 @@ int session_mount_tmp(struct session *session, uint64_t size_bytes, struct failu
 int session_spawn(struct session *session, bool is_preload, struct failure *failure);
 /* session_end_runtime - kill all of it; nothing is told to the host. */
 void session_end_runtime(struct session *session);
+/* session_touch_answer - fault in the first page of the buffer for the runtime's answers. */
+void session_touch_answer(void);
 /* session_bury_runtime - the same, and what it had logged goes to the host. 0 or -errno. */
 int session_bury_runtime(struct session *session);
 

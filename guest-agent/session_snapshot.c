@@ -2,7 +2,7 @@
  * The actions around snapshots: Preload, Freeze, Restored. Process: mayfly-agent. Host messages are
  * trusted to be meant well, not to be right.
  *
- * A frozen agent is one that waits in epoll_wait; it continues there, as every clone of the
+ * A frozen agent is one that stands in stand_still(); it continues there, as every clone of the
  * snapshot does. So nothing here knows whether a snapshot was taken. Invariants: once Frozen is
  * sent nothing is under way and no timer is set; between Restored and the function's next
  * instruction lies all that makes this clone differ from its siblings.
@@ -10,10 +10,13 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/reboot.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "guest-agent/clock_entropy.h"
+#include "guest-agent/prefault.h"
 #include "guest-agent/session_internal.h"
 
 enum {
@@ -119,18 +122,41 @@ int session_preload_done(struct session *session, enum session_state next,
 
 /* ---- Freeze ---- */
 
-/* What a clone will write to is written now: a page that was never touched costs a fault. */
+/* What a clone will run and write to is touched now: a page that never was costs a fault. */
 static void touch(struct session *session)
 {
     Mayfly__Agent__Restored example;
     struct failure failure;
     static char text[] = "0";
 
+    /* Once: what a function brings along beyond its runtime, its init phase has mostly run. */
+    if (session->state != STATE_IDLE) {
+        prefault_code(getpid());
+        if (session->pid > 0)
+            prefault_code(session->pid);
+    }
+    session_touch_answer();
     if (session->is_restoration_due)
         return;
     mayfly__agent__restored__init(&example);
     example.log_stream = example.instance_id = text;
     (void)environment_fill_changes(&session->restoration.changes, &example, &failure);
+}
+
+/*
+ * The freeze point is the kernel's answer to "suspend to disk". First its last work is done, the
+ * sent message put away and the like: frozen before, every clone would have to do it.
+ */
+static void stand_still(const struct session *session)
+{
+    const struct timespec settle = {.tv_sec = session->settle_ms / 1000,
+                                    .tv_nsec = (long)(session->settle_ms % 1000) * 1000000};
+
+    if (getpid() != 1) /* a unit test's process is not a guest to be suspended */
+        return;
+    nanosleep(&settle, NULL);
+    if (reboot((int)RB_SW_SUSPEND) < 0)
+        agent_say("no freeze point in this kernel: %s", strerrordesc_np(errno));
 }
 
 static int send_frozen(struct session *session, struct ending *ending)
@@ -156,7 +182,13 @@ static int send_frozen(struct session *session, struct ending *ending)
     message.body_case = MAYFLY__AGENT__AGENT_MESSAGE__BODY_FROZEN;
     message.frozen = &result;
     sent = log_pump_end_phase(&session->logs, &session->link);
-    return sent < 0 ? sent : host_link_send(&session->link, &message);
+    if (sent == 0)
+        sent = host_link_send(&session->link, &message);
+    if (sent == 0)
+        sent = host_link_flush(&session->link);
+    if (sent == 0 && ending->outcome == MAYFLY__AGENT__OUTCOME__OK)
+        stand_still(session);
+    return sent;
 }
 
 int session_freeze(struct session *session, enum session_state next,
@@ -166,9 +198,10 @@ int session_freeze(struct session *session, enum session_state next,
     struct failure failure;
     int result = 1;
 
+    touch(session); /* takes its time, which is not the hooks' */
     session_begin_phase(session, message->timeout_ms, HOOKS_TIMEOUT_MS);
     log_pump_begin_phase(&session->logs);
-    touch(session);
+    session->settle_ms = message->settle_ms;
     if (session->state == STATE_DEAD) {
         ending.outcome = MAYFLY__AGENT__OUTCOME__EXITED;
         snprintf(ending.message, sizeof(ending.message), "there is no runtime any more");

@@ -18,10 +18,10 @@ python3 "$root/tests/bench/bench_boot.py" "$build" "$state" --json "$out/boot.js
 echo "== snapshot store"
 "$build/bin/bench_snapshot_store" "$out" "$out/snapshot_store.json"
 
+echo "== host store"
+"$build/bin/bench_registry" "$out" "$out/registry.json"
+
 echo "== restore"
-# Any function's snapshot will do; this makes one where there is none.
-function=$(mktemp -d)
-trap 'rm -rf "$function"' EXIT
-printf 'def handler(event, context):\n    return event\n' >"$function/app.py"
-"$build/bin/mayfly" run "$function" --handler app.handler --state "$state" >/dev/null 2>&1
-"$build/bin/bench_restore" "$state" "$build/bin/mayfly-vmm" 50 "$out/restore.json"
+# Guests of 2 GiB boot once, for their snapshot; COUNT rounds are enough for a p90.
+"$build/bin/mayfly" bench restore --count "${COUNT:-50}" --alive "${ALIVE:-100}" \
+    --state "$state" --json "$out/restore.json" --plot "$out/restore.svg"

@@ -10,15 +10,14 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <limits.h>
-#include <sched.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <zstd.h>
 
+#include "cli/bench_figures.h"
 #include "common/clock.h"
 #include "common/fd.h"
 #include "images/image_codec.h"
@@ -32,6 +31,7 @@ extern char **environ;
 struct series {
     const char *name;
     uint64_t us[ROUNDS_MAX];
+    double ms[ROUNDS_MAX]; /* the same, sorted, for the report */
 };
 
 enum { OURS, ZSTD, OURS_FLUSHED, ZSTD_FLUSHED, N_SERIES };
@@ -120,18 +120,16 @@ static int run_round(struct bench *bench, unsigned round, struct error *err)
     return 0;
 }
 
-static int compare_us(const void *a, const void *b)
+static void sort(struct series *series, unsigned n)
 {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-    return x < y ? -1 : x > y;
+    for (unsigned i = 0; i < n; i++)
+        series->ms[i] = (double)series->us[i] / 1000.0;
+    bench_sort(series->ms, n);
 }
 
 static double percentile_ms(const struct series *series, unsigned n, unsigned percent)
 {
-    unsigned rank = (n * percent + 99) / 100;
-
-    return (double)series->us[rank ? rank - 1 : 0] / 1000.0;
+    return bench_percentile(series->ms, n, percent);
 }
 
 /* @peer: what ratio_to compares with; speed, so above 1 is faster than the peer. NULL: none. */
@@ -149,13 +147,10 @@ static json_t *figure(const struct series *series, unsigned n, const struct seri
 
 static json_t *host(void)
 {
-    struct utsname names;
-    cpu_set_t set;
+    json_t *object = bench_host_json(NULL);
 
-    uname(&names);
-    sched_getaffinity(0, sizeof(set), &set);
-    return json_pack("{s:s, s:s, s:i, s:s}", "kernel", names.release, "machine", names.machine,
-                     "cores", CPU_COUNT(&set), "libzstd", ZSTD_versionString());
+    json_object_set_new(object, "libzstd", json_string(ZSTD_versionString()));
+    return object;
 }
 
 static int report(struct bench *bench, const char *json_path, struct error *err)
@@ -166,7 +161,7 @@ static int report(struct bench *bench, const char *json_path, struct error *err)
     stat(bench->image, &st);
     printf("%-28s %9s %9s %9s   speed/zstd\n", "decompress", "p50 ms", "p90 ms", "p99 ms");
     for (unsigned i = 0; i < N_SERIES; i++)
-        qsort(bench->series[i].us, bench->rounds, sizeof(uint64_t), compare_us);
+        sort(&bench->series[i], bench->rounds);
     for (unsigned i = 0; i < N_SERIES; i++) {
         const struct series *peer = i & 1 ? NULL : &bench->series[i + 1];
         const struct series *own = &bench->series[i];

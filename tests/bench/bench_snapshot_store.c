@@ -10,16 +10,15 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <limits.h>
-#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <zstd.h>
 
+#include "cli/bench_figures.h"
 #include "common/clock.h"
 #include "common/fd.h"
 #include "images/image_file.h"
@@ -49,6 +48,7 @@ static const char python_program[] =
 struct series {
     const char *name;
     uint64_t us[ROUNDS_MAX];
+    double ms[ROUNDS_MAX]; /* the same, sorted, for the report */
 };
 
 enum { WRITE_BASE, FLATTEN_BASE, COPY, WRITE_CHILD, FLATTEN_CHILD, FLATTEN_CACHED, N_SERIES };
@@ -277,18 +277,16 @@ static int run_round(struct bench *bench, unsigned i, struct error *err)
 
 /* --- report ---------------------------------------------------------------------------------- */
 
-static int compare_us(const void *a, const void *b)
+static void sort(struct series *series, unsigned n)
 {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-    return x < y ? -1 : x > y;
+    for (unsigned i = 0; i < n; i++)
+        series->ms[i] = (double)series->us[i] / 1000.0;
+    bench_sort(series->ms, n);
 }
 
 static double percentile_ms(const struct series *series, unsigned n, unsigned percent)
 {
-    unsigned rank = (n * percent + 99) / 100;
-
-    return (double)series->us[rank ? rank - 1 : 0] / 1000.0;
+    return bench_percentile(series->ms, n, percent);
 }
 
 static json_t *time_figure(const struct bench *bench, const struct series *series)
@@ -317,13 +315,10 @@ static json_t *size_figure(const char *name, uint64_t bytes, uint64_t raw_bytes)
 
 static json_t *host(void)
 {
-    struct utsname names;
-    cpu_set_t set;
+    json_t *object = bench_host_json(NULL);
 
-    uname(&names);
-    sched_getaffinity(0, sizeof(set), &set);
-    return json_pack("{s:s, s:s, s:i, s:s}", "kernel", names.release, "machine", names.machine,
-                     "cores", CPU_COUNT(&set), "libzstd", ZSTD_versionString());
+    json_object_set_new(object, "libzstd", json_string(ZSTD_versionString()));
+    return object;
 }
 
 static uint64_t at_rest(const struct snapshot_manifest *manifest)
@@ -339,7 +334,7 @@ static int report(struct bench *bench, const char *json_path, struct error *err)
     for (unsigned i = 0; i < N_SERIES; i++) {
         struct series *own = &bench->series[i];
 
-        qsort(own->us, bench->rounds, sizeof(uint64_t), compare_us);
+        sort(own, bench->rounds);
         printf("%-34s %9.2f %9.2f %9.2f\n", own->name, percentile_ms(own, bench->rounds, 50),
                percentile_ms(own, bench->rounds, 90), percentile_ms(own, bench->rounds, 99));
     }

@@ -250,6 +250,66 @@ static void test_invoke(void **state)
     mayfly__agent__host_message__free_unpacked(seen, NULL);
 }
 
+static void guest_awakes(struct scene *scene, uint32_t outcome, const char *error, const char *why)
+{
+    Mayfly__Agent__AgentMessage message = MAYFLY__AGENT__AGENT_MESSAGE__INIT;
+    Mayfly__Agent__RestoreResult result;
+
+    mayfly__agent__restore_result__init(&result);
+    result.outcome = (Mayfly__Agent__Outcome)outcome;
+    result.error_json.data = (uint8_t *)(uintptr_t)error;
+    result.error_json.len = strlen(error);
+    result.message = (char *)(uintptr_t)why;
+    result.duration_us = 7;
+    message.body_case = MAYFLY__AGENT__AGENT_MESSAGE__BODY_RESTORE_RESULT;
+    message.restore_result = &result;
+    guest_sends(scene, &message);
+}
+
+static void test_awaken(void **state)
+{
+    struct scene *scene = *state;
+    const struct agent_rebirth rebirth = {.instance_id = "00ff", .hostname = "h"};
+    struct agent_result result;
+    struct error err;
+
+    guest_logs(scene, "hook\n", 0);
+    guest_awakes(scene, OUTCOME_FUNCTION_ERROR, "{}", "a hook\nraised");
+    assert_int_equal(agent_client_awaken(scene->client, &rebirth, 1000, &result, NULL), 0);
+    assert_int_equal(result.outcome, OUTCOME_FUNCTION_ERROR);
+    assert_string_equal((char *)result.payload, "{}");
+    assert_string_equal(result.message, "a hook?raised");
+    assert_int_equal(result.duration_us, 7);
+    assert_string_equal(scene->log, "hook\n");
+    agent_result_done(&result);
+
+    Mayfly__Agent__HostMessage *seen = guest_receives(scene);
+    assert_int_equal(seen->body_case, MAYFLY__AGENT__HOST_MESSAGE__BODY_RESTORED);
+    assert_true(seen->restored->wants_result);
+    assert_int_equal(seen->restored->timeout_ms, 1000);
+    assert_int_equal(seen->restored->entropy.len, 64);
+    assert_int_equal(seen->restored->boot_id.len, 16);
+    assert_string_equal(seen->restored->instance_id, "00ff");
+    mayfly__agent__host_message__free_unpacked(seen, NULL);
+
+    guest_awakes(scene, 99, "", "");
+    assert_int_equal(agent_client_awaken(scene->client, &rebirth, 1000, &result, &err), -EPROTO);
+    assert_non_null(strstr(err.text, "unknown outcome"));
+}
+
+static void test_awaken_answers(void **state)
+{
+    struct scene *scene = *state;
+    const struct agent_rebirth rebirth = {.instance_id = "00ff", .hostname = "h"};
+    struct agent_result result;
+    struct error err;
+
+    guest_answers(scene, request_id, OUTCOME_OK, "1", 1, "");
+    assert_int_equal(agent_client_awaken(scene->client, &rebirth, 1000, &result, &err), -EPROTO);
+    assert_non_null(strstr(err.text, "sent InvokeResult where RestoreResult was due"));
+    assert_int_equal(agent_client_awaken(scene->client, &rebirth, 50, &result, &err), -ETIMEDOUT);
+}
+
 static void test_wrong_answers(void **state)
 {
     struct scene *scene = *state;
@@ -521,11 +581,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_hello),         TEST(test_other_version), TEST(test_log_before_hello),
-        TEST(test_invoke),        TEST(test_wrong_answers), TEST(test_frame_lengths),
-        TEST(test_silence),       TEST(test_half_a_frame),  TEST(test_gone),
-        TEST(test_vm_end),        TEST(test_interrupt),     TEST(test_amplification),
-        TEST(test_flood),         TEST(test_large_answers), TEST(test_init),
-        TEST(test_early_refusal),
+        TEST(test_invoke),        TEST(test_awaken),        TEST(test_awaken_answers),
+        TEST(test_wrong_answers), TEST(test_frame_lengths), TEST(test_silence),
+        TEST(test_half_a_frame),  TEST(test_gone),          TEST(test_vm_end),
+        TEST(test_interrupt),     TEST(test_amplification), TEST(test_flood),
+        TEST(test_large_answers), TEST(test_init),          TEST(test_early_refusal),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -16,6 +16,7 @@ static const struct command {
     {"run", cmd_run, "run a function in a microVM, once"},
     {"image", cmd_image, "build, import, list, check and remove root images and kernels"},
     {"snapshot", cmd_snapshot, "list, check, move and remove the frozen microVMs"},
+    {"bench", cmd_bench, "measure what starts from a snapshot cost here"},
     {"doctor", cmd_doctor, "what this host offers, and what to do about what it lacks"},
 };
 

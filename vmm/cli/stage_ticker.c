@@ -26,7 +26,7 @@ struct stage_ticker {
     bool drawn;    /* a progress line is on the terminal */
     bool mid_line; /* the log's last line has not ended */
     const char *what;
-    uint64_t since_ns;
+    uint64_t since_ns, count_done, count_total;
 };
 
 static void erase(struct stage_ticker *ticker)
@@ -39,15 +39,19 @@ static void erase(struct stage_ticker *ticker)
 static void draw(struct stage_ticker *ticker)
 {
     uint64_t elapsed_ms = (clock_now_ns() - ticker->since_ns) / 1000000u;
+    char count[64] = "";
 
     if (!ticker->what || ticker->mid_line)
         return;
+    if (ticker->count_total > 0)
+        snprintf(count, sizeof(count), " %llu of %llu", (unsigned long long)ticker->count_done,
+                 (unsigned long long)ticker->count_total);
     if (ticker->terminal && elapsed_ms >= TERMINAL_DELAY_MS) {
-        fprintf(stderr, "\r\033[K%s  %.1f s", ticker->what, (double)elapsed_ms / 1000.0);
+        fprintf(stderr, "\r\033[K%s%s  %.1f s", ticker->what, count, (double)elapsed_ms / 1000.0);
         fflush(stderr);
         ticker->drawn = true;
     } else if (!ticker->terminal && elapsed_ms >= PLAIN_PERIOD_MS) {
-        fprintf(stderr, "%s … %.0f s\n", ticker->what, (double)elapsed_ms / 1000.0);
+        fprintf(stderr, "%s%s … %.0f s\n", ticker->what, count, (double)elapsed_ms / 1000.0);
     }
 }
 
@@ -115,7 +119,18 @@ void stage_ticker_say(struct stage_ticker *ticker, const char *what)
     erase(ticker);
     ticker->what = what;
     ticker->since_ns = clock_now_ns();
+    ticker->count_total = 0;
     pthread_cond_signal(&ticker->changed); /* the period starts again */
+    pthread_mutex_unlock(&ticker->lock);
+}
+
+void stage_ticker_count(struct stage_ticker *ticker, uint64_t done, uint64_t total)
+{
+    if (!ticker)
+        return;
+    pthread_mutex_lock(&ticker->lock);
+    ticker->count_done = done;
+    ticker->count_total = total;
     pthread_mutex_unlock(&ticker->lock);
 }
 

@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct stage_ticker;
 
@@ -16,6 +17,9 @@ struct stage_ticker *stage_ticker_new(void);
 
 /* stage_ticker_say - @what (a literal) begins now; NULL: nothing is being done. */
 void stage_ticker_say(struct stage_ticker *ticker, const char *what);
+
+/* stage_ticker_count - how far what is being done has come; shown with it until the next say. */
+void stage_ticker_count(struct stage_ticker *ticker, uint64_t done, uint64_t total);
 
 /* stage_ticker_write - bytes of the function's log, between two drawings. */
 void stage_ticker_write(struct stage_ticker *ticker, const void *data, size_t len_bytes);

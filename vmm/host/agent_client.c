@@ -487,7 +487,7 @@ int agent_client_preload(struct agent_client *client, const char *runtime, uint6
     return r;
 }
 
-int agent_client_freeze(struct agent_client *client, uint64_t answer_timeout_ms,
+int agent_client_freeze(struct agent_client *client, uint32_t settle_ms, uint64_t answer_timeout_ms,
                         struct agent_result *ret_result, struct error *err)
 {
     Mayfly__Agent__HostMessage message = MAYFLY__AGENT__HOST_MESSAGE__INIT;
@@ -495,6 +495,7 @@ int agent_client_freeze(struct agent_client *client, uint64_t answer_timeout_ms,
     Mayfly__Agent__AgentMessage *answer;
 
     message.body_case = MAYFLY__AGENT__HOST_MESSAGE__BODY_FREEZE;
+    freeze.settle_ms = settle_ms;
     message.freeze = &freeze;
     int r = agent_stream_send(&client->stream, &message, deadline_in(answer_timeout_ms), err);
     if (r == 0)
@@ -517,6 +518,33 @@ int agent_client_reborn(struct agent_client *client, const struct agent_rebirth 
     return r < 0 ? r
                  : agent_stream_send(&client->stream, &restored.message,
                                      deadline_in(send_timeout_ms), err);
+}
+
+int agent_client_awaken(struct agent_client *client, const struct agent_rebirth *rebirth,
+                        uint64_t answer_timeout_ms, struct agent_result *ret_result,
+                        struct error *err)
+{
+    uint64_t deadline_ns = deadline_in(answer_timeout_ms);
+    struct restored_message restored;
+    Mayfly__Agent__AgentMessage *answer;
+    int r = fill_restored(&restored, rebirth, err);
+
+    if (r < 0)
+        return r;
+    restored.restored.wants_result = true;
+    restored.restored.timeout_ms = (uint32_t)answer_timeout_ms;
+    r = agent_stream_send(&client->stream, &restored.message, deadline_ns, err);
+    if (r == 0)
+        r = expect(client, MAYFLY__AGENT__AGENT_MESSAGE__BODY_RESTORE_RESULT, deadline_ns, &answer,
+                   err);
+    if (r < 0)
+        return r;
+    const Mayfly__Agent__RestoreResult *from = answer->restore_result;
+    r = take_result(ret_result, (uint32_t)from->outcome, &from->error_json, from->message, err);
+    if (r == 0)
+        ret_result->duration_us = from->duration_us;
+    mayfly__agent__agent_message__free_unpacked(answer, NULL);
+    return r;
 }
 
 int agent_client_shutdown(struct agent_client *client, uint32_t grace_ms, struct error *err)

@@ -138,13 +138,24 @@ int agent_client_preload(struct agent_client *client, const char *runtime, uint6
                          uint32_t max_log_bytes, uint64_t answer_timeout_ms,
                          struct agent_result *ret_result, struct error *err);
 
-/* agent_client_freeze - before-snapshot hooks, then rest: nothing is under way when it returns. */
-int agent_client_freeze(struct agent_client *client, uint64_t answer_timeout_ms,
+/*
+ * agent_client_freeze - before-snapshot hooks, then rest: nothing is under way when it returns, and
+ * after @settle_ms, for the guest's kernel to tidy up, the guest goes to its freeze point.
+ */
+int agent_client_freeze(struct agent_client *client, uint32_t settle_ms, uint64_t answer_timeout_ms,
                         struct agent_result *ret_result, struct error *err);
 
 /* agent_client_reborn - tell a restored guest that gets no event yet: Prepare follows. */
 int agent_client_reborn(struct agent_client *client, const struct agent_rebirth *rebirth,
                         uint64_t send_timeout_ms, struct error *err);
+
+/*
+ * agent_client_awaken - tell a restored guest, and let its function's after-restore hooks run now
+ * rather than with the first event, which then comes without ->rebirth. *ret_result as above.
+ */
+int agent_client_awaken(struct agent_client *client, const struct agent_rebirth *rebirth,
+                        uint64_t answer_timeout_ms, struct agent_result *ret_result,
+                        struct error *err);
 
 /* agent_client_shutdown - ask the guest to power off; does not wait for it. */
 int agent_client_shutdown(struct agent_client *client, uint32_t grace_ms, struct error *err);

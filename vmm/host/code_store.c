@@ -325,6 +325,11 @@ int code_staged_publish(struct code_staged *staged, struct error *err)
     return r < 0 ? error_wrap(err, "keep the code") : 0;
 }
 
+bool code_staged_is_published(const struct code_staged *staged)
+{
+    return staged->temp.name[0] == '\0';
+}
+
 int code_store_remove(struct code_store *store, const char *code_sha256, struct error *err)
 {
     char name[FILE_NAME_BYTES];

@@ -17,6 +17,9 @@ void code_store_close(struct code_store *store);
  */
 int code_staged_publish(struct code_staged *staged, struct error *err);
 
+/* code_staged_is_published - has this one made the file of its name? */
+bool code_staged_is_published(const struct code_staged *staged);
+
 /* code_store_remove - the zip of @code_sha256; one that is not there is fine. */
 int code_store_remove(struct code_store *store, const char *code_sha256, struct error *err);
 

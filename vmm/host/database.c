@@ -23,7 +23,7 @@ enum {
     READERS_MAX = 4,      /* connections; further readers wait for one: lookups take microseconds */
     STATEMENTS_MAX = 256, /* slots of a connection's table: a power of two */
     WRITER_CACHE_KIB = 2048,
-    READER_CACHE_KIB = 512,
+    READER_CACHE_KIB = 2048, /* the rows of some thousand functions */
 };
 
 struct prepared {
@@ -53,10 +53,12 @@ struct database {
 /* --- errors --------------------------------------------------------------------------------------
  */
 
-static int errno_of(sqlite3 *handle, int code)
+/*
+ * @system_errno: of the call that SQLite gave up at. Its own record of that is empty after writes,
+ * so it is errno as the failed step left it (statement_step() clears it before).
+ */
+static int errno_of(int code, int system_errno)
 {
-    int system_errno = handle ? sqlite3_system_errno(handle) : 0;
-
     switch (code & 0xff) {
     case SQLITE_FULL:
         return ENOSPC;
@@ -78,7 +80,7 @@ static int errno_of(sqlite3 *handle, int code)
     case SQLITE_IOERR:
     case SQLITE_CANTOPEN:
         /* A file that may not grow further is as full as a disk. */
-        if (system_errno == EFBIG || system_errno == EDQUOT)
+        if (system_errno == EFBIG || system_errno == EDQUOT || system_errno == ENOSPC)
             return ENOSPC;
         return system_errno > 0 ? system_errno : EIO;
     default:
@@ -88,7 +90,9 @@ static int errno_of(sqlite3 *handle, int code)
 
 int database_error(sqlite3 *handle, int code, const char *doing, struct error *err)
 {
-    return error_say(err, errno_of(handle, code), "%s: %s", doing,
+    int system_errno = errno;
+
+    return error_say(err, errno_of(code, system_errno), "%s: %s", doing,
                      handle ? sqlite3_errmsg(handle) : sqlite3_errstr(code));
 }
 
@@ -171,6 +175,7 @@ int statement_get(struct connection *connection, const char *sql, const struct s
 
 int statement_step(sqlite3_stmt *statement, struct error *err)
 {
+    errno = 0;
     int code = sqlite3_step(statement);
 
     if (code == SQLITE_ROW)

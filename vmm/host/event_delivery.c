@@ -5,7 +5,9 @@
 
 #include "event_internal.h"
 
-enum { ATTEMPTS_MAX = 5, BACKOFF_BASE_MS = 1000, LEASE_MAX_MS = 3600 * 1000 };
+#define BACKOFF_BASE_MS 1000ull
+
+enum { ATTEMPTS_MAX = 5, LEASE_MAX_MS = 3600 * 1000 };
 
 void delivery_free(struct delivery *delivery)
 {

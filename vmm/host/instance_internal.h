@@ -19,8 +19,8 @@ struct patience {
     uint32_t init_ms; /* the guest's own limit on the init phase; 10 s in Lambda */
     uint64_t send_ms; /* for any message, plus… */
     uint64_t send_ms_per_mib;
-    uint64_t grace_ms; /* beyond a limit that the guest keeps itself */
-    int settle_ms;     /* from the agent's word that it rests until its kernel does, too */
+    uint64_t grace_ms;  /* beyond a limit that the guest keeps itself */
+    uint32_t settle_ms; /* from the agent's word that it rests until its kernel does, too */
 };
 
 enum state {

@@ -3,7 +3,6 @@
  * host's; trust as in instance.c.
  */
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,6 +12,8 @@
 #include "shell_pool.h"
 
 enum { SHELL_WAIT_MS = 30000 }; /* for an empty VM, where none is ready */
+
+enum { FREEZE_MS = 10000 }; /* for a guest that has settled to come to its freeze point */
 
 static int outcome_error(const struct agent_result *result, const char *what, struct error *err)
 {
@@ -45,15 +46,13 @@ int instance_freeze(struct instance *instance, int memory_fd, int state_fd,
     if (r < 0)
         return r;
     instance_tell(instance, STAGE_FREEZE);
-    r = agent_client_freeze(instance->agent, instance->patience->init_ms, ret_result, err);
+    r = agent_client_freeze(instance->agent, instance->patience->settle_ms,
+                            instance->patience->init_ms, ret_result, err);
     if (r < 0)
         return instance_broken(instance, r, err);
     if (ret_result->outcome != OUTCOME_OK)
         return instance_step(instance, EVENT_BROKEN, err);
-    /* The guest's kernel still tidies up after that answer; frozen now, every clone would have to.
-     */
-    poll(NULL, 0, instance->patience->settle_ms);
-    r = hypervisor->pause(instance->vm, err);
+    r = hypervisor->freeze(instance->vm, instance->patience->settle_ms + FREEZE_MS, err);
     if (r == 0)
         r = hypervisor->snapshot(instance->vm, memory_fd, state_fd, err);
     if (r < 0)

@@ -182,7 +182,8 @@ void function_free(struct function *function);
 /*
  * registry_create_function - a new function, State Pending: its snapshot is to be made, then
  * registry_finish_build(). @tags: may be NULL. @code: from code_store_stage(); it becomes visible
- * with the function or not at all; remains the caller's to free.
+ * with the function or not at all; remains the caller's to free. After an error it may be used up:
+ * stage it again.
  * *ret_function may be NULL, here and below. It is owned: function_free().
  */
 int registry_create_function(struct registry *registry, const struct function_key *key,

@@ -134,10 +134,28 @@ static int read_back(struct connection *connection, int64_t function_id, uint32_
     return ret_function ? row_read_version(connection, function_id, number, ret_function, err) : 0;
 }
 
-static int end_change(struct connection *connection, int result, struct function *function,
+/* After a change that was undone: its code's file goes too, unless others have that code. */
+static void forget_code(struct registry *registry, struct code_staged *code)
+{
+    struct connection *connection;
+    struct error ignored; /* what stays is collected later */
+    int64_t id;
+
+    if (!code_staged_is_published(code) ||
+        database_begin_write(registry->database, &connection, &ignored) < 0)
+        return;
+    if (find_code(connection, code_staged_sha256(code), &id, &ignored) == 0)
+        code_store_remove(registry->code, code_staged_sha256(code), &ignored);
+    database_end_write(connection, 0, &ignored);
+}
+
+static int end_change(struct registry *registry, struct connection *connection, int result,
+                      struct code_staged *code, struct function *function,
                       struct function **ret_function, struct error *err)
 {
     result = database_end_write(connection, result, err);
+    if (result < 0 && code)
+        forget_code(registry, code);
     if (result < 0)
         function_free(function);
     else if (ret_function)
@@ -167,7 +185,7 @@ static int create(struct registry *registry, const struct function_key *key,
     if (r == 0)
         r = read_back(connection, ids.function_id, VERSION_LATEST, ret_function ? &function : NULL,
                       err);
-    return end_change(connection, r, function, ret_function, err);
+    return end_change(registry, connection, r, code, function, ret_function, err);
 }
 
 int registry_create_function(struct registry *registry, const struct function_key *key,
@@ -352,7 +370,7 @@ static int begin_and_change(struct registry *registry, const struct function_key
         return r;
     r = change(registry, connection, key, code, settings, revision_id,
                ret_function ? &function : NULL, err);
-    return end_change(connection, r, function, ret_function, err);
+    return end_change(registry, connection, r, code, function, ret_function, err);
 }
 
 int registry_update_code(struct registry *registry, const struct function_key *key,

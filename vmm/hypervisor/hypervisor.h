@@ -54,6 +54,8 @@ struct vm_status {
     uint64_t boot_tsc;        /* guest TSC at the first instruction */
     uint32_t tsc_khz;
     uint64_t private_bytes; /* the monitor's own memory, without the guest's */
+    uint64_t guest_bytes;   /* guest memory that this VM alone has: not the snapshot's pages */
+    uint64_t cpu_us;        /* processor time of monitor and guest so far */
     uint64_t first_exit_ns; /* CLOCK_MONOTONIC, after restore(); 0 before */
 };
 
@@ -82,7 +84,12 @@ struct hypervisor_ops {
     int (*pause)(struct vm *vm, struct error *err);
     int (*resume)(struct vm *vm, struct error *err);
     /*
-     * snapshot - of a paused VM with nothing under way on the agent's connection; it can be resumed
+     * freeze - wait until the guest has come to its freeze point, which its agent is bound for;
+     * then it is paused. -ETIMEDOUT if it does not come.
+     */
+    int (*freeze)(struct vm *vm, uint64_t timeout_ms, struct error *err);
+    /*
+     * snapshot - of a frozen VM with nothing under way on the agent's connection; it can be resumed
      * afterwards. @memory_fd: an empty file; pages that differ from what the VM was restored from
      * (from zeros, if it was booted) are written, the rest stays a hole. @state_fd: an empty file.
      */

@@ -28,6 +28,7 @@ enum {
     START_TIMEOUT_MS = 30000,
     REQUEST_TIMEOUT_MS = 5000,
     SNAPSHOT_TIMEOUT_MS = 120000,
+    FREEZE_POLL_MS = 2,
     CONSOLE_LIMIT_BYTES = 16 * 1024 * 1024,
     FIXED_FDS = 4, /* /dev/kvm, kernel, console, vsock listener */
 };
@@ -330,6 +331,28 @@ static int kvm_pause(struct vm *vm, struct error *err)
     return simple_request(vm, &request, err);
 }
 
+static int kvm_freeze(struct vm *vm, uint64_t timeout_ms, struct error *err)
+{
+    Mayfly__Monitor__Pause pause = MAYFLY__MONITOR__PAUSE__INIT;
+    Mayfly__Monitor__Request request = MAYFLY__MONITOR__REQUEST__INIT;
+    uint64_t deadline_ns = clock_now_ns() + timeout_ms * 1000000u;
+    int r;
+
+    pause.at_freeze_point = true;
+    request.body_case = MAYFLY__MONITOR__REQUEST__BODY_PAUSE;
+    request.pause = &pause;
+    for (;;) {
+        r = simple_request(vm, &request, err);
+        if (r != -EAGAIN)
+            return r;
+        if (clock_now_ns() >= deadline_ns)
+            return error_say(err, ETIMEDOUT,
+                             "the guest did not come to its freeze point: are its kernel and root "
+                             "image this release's ('make assets')?");
+        poll(NULL, 0, FREEZE_POLL_MS);
+    }
+}
+
 static int kvm_resume(struct vm *vm, struct error *err)
 {
     Mayfly__Monitor__Resume resume = MAYFLY__MONITOR__RESUME__INIT;
@@ -400,6 +423,17 @@ static bool status_of_dead(struct vm *vm, struct vm_status *status)
     return true;
 }
 
+/* Of all threads of @pid, those of its vCPUs included; 0 if it cannot be told. */
+static uint64_t cpu_time_us(pid_t pid)
+{
+    struct timespec used;
+    clockid_t clock;
+
+    if (clock_getcpuclockid(pid, &clock) != 0 || clock_gettime(clock, &used) < 0)
+        return 0;
+    return (uint64_t)used.tv_sec * 1000000u + (uint64_t)used.tv_nsec / 1000u;
+}
+
 static int kvm_status(struct vm *vm, struct vm_status *ret_status, struct error *err)
 {
     Mayfly__Monitor__Status status = MAYFLY__MONITOR__STATUS__INIT;
@@ -417,16 +451,20 @@ static int kvm_status(struct vm *vm, struct vm_status *ret_status, struct error 
     } else if (r == 0 && !reply->status) {
         r = error_say(err, EPROTO, "the monitor answered without its status");
     } else if (r == 0) {
-        *ret_status =
-            (struct vm_status){.end = VM_ALIVE,
-                               .emulates_supervisor = reply->status->emulates_supervisor,
-                               .create_us = reply->status->vm_create_us,
-                               .kernel_load_us = reply->status->kernel_load_us,
-                               .boot_tsc = reply->status->boot_tsc,
-                               .tsc_khz = reply->status->tsc_khz,
-                               .first_exit_ns = reply->status->first_exit_ns,
-                               .private_bytes = monitor_memory_private(
-                                   monitor_client_pid(vm->client), (uint64_t)vm->memory_mib << 20)};
+        struct monitor_memory memory;
+
+        monitor_memory_read(monitor_client_pid(vm->client), (uint64_t)vm->memory_mib << 20,
+                            &memory);
+        *ret_status = (struct vm_status){.end = VM_ALIVE,
+                                         .emulates_supervisor = reply->status->emulates_supervisor,
+                                         .create_us = reply->status->vm_create_us,
+                                         .kernel_load_us = reply->status->kernel_load_us,
+                                         .boot_tsc = reply->status->boot_tsc,
+                                         .tsc_khz = reply->status->tsc_khz,
+                                         .first_exit_ns = reply->status->first_exit_ns,
+                                         .cpu_us = cpu_time_us(monitor_client_pid(vm->client)),
+                                         .private_bytes = memory.own_bytes,
+                                         .guest_bytes = memory.guest_bytes};
     }
     if (reply)
         mayfly__monitor__reply__free_unpacked(reply, NULL);
@@ -445,6 +483,7 @@ const struct hypervisor_ops hypervisor_kvm = {
     .connect = kvm_connect,
     .pause = kvm_pause,
     .resume = kvm_resume,
+    .freeze = kvm_freeze,
     .snapshot = kvm_snapshot,
     .restore = kvm_restore,
     .status = kvm_status,

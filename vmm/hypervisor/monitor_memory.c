@@ -21,22 +21,26 @@ static bool parse_head(const char *line, uint64_t guest_bytes, bool *ret_guest)
     return true;
 }
 
-uint64_t monitor_memory_private(pid_t pid, uint64_t guest_bytes)
+void monitor_memory_read(pid_t pid, uint64_t guest_bytes, struct monitor_memory *ret_memory)
 {
     char path[64], line[512];
-    uint64_t total_kib = 0, kib;
+    uint64_t kib;
     bool guest = false;
 
+    *ret_memory = (struct monitor_memory){0};
     snprintf(path, sizeof(path), "/proc/%d/smaps", (int)pid);
     FILE *file = fopen(path, "re");
     if (!file)
-        return 0;
+        return;
     while (fgets(line, sizeof(line), file)) {
-        if (parse_head(line, guest_bytes, &guest) || guest)
+        if (parse_head(line, guest_bytes, &guest))
             continue;
-        if (sscanf(line, "Private_Dirty: %" SCNu64 " kB", &kib) == 1)
-            total_kib += kib;
+        /* A snapshot's page that is yet to reach the disk is dirty, and "private" if just one guest
+         * maps it; "anonymous" are only a guest's own copies. */
+        if (guest && sscanf(line, "Anonymous: %" SCNu64 " kB", &kib) == 1)
+            ret_memory->guest_bytes += kib * 1024;
+        else if (!guest && sscanf(line, "Private_Dirty: %" SCNu64 " kB", &kib) == 1)
+            ret_memory->own_bytes += kib * 1024;
     }
     fclose(file);
-    return total_kib * 1024;
 }

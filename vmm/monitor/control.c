@@ -183,10 +183,12 @@ static void do_restore(struct control *control)
     send_reply(control, &reply);
 }
 
-static int do_pause(struct control *control, struct error *err)
+static int do_pause(struct control *control, const Mayfly__Monitor__Pause *pause, struct error *err)
 {
     if (control->state != MAYFLY__MONITOR__STATUS_REPLY__STATE__RUNNING)
         return error_say(err, EINVAL, "pause: no VM is running");
+    if (pause->at_freeze_point && !machine_is_at_freeze_point(control->machine))
+        return error_say(err, EAGAIN, "pause: the guest has not come to its freeze point");
     machine_pause(control->machine);
     control->state = MAYFLY__MONITOR__STATUS_REPLY__STATE__PAUSED;
     return 0;
@@ -262,7 +264,7 @@ static void dispatch(struct control *control, const Mayfly__Monitor__Request *re
         send_result(control, do_start(control, request->start, &err), &err);
         break;
     case MAYFLY__MONITOR__REQUEST__BODY_PAUSE:
-        send_result(control, do_pause(control, &err), &err);
+        send_result(control, do_pause(control, request->pause, &err), &err);
         break;
     case MAYFLY__MONITOR__REQUEST__BODY_RESUME:
         send_result(control, do_resume(control, &err), &err);

@@ -262,6 +262,11 @@ void machine_resume(struct machine *machine)
         vcpu_resume(machine->vcpus[i]);
 }
 
+bool machine_is_at_freeze_point(const struct machine *machine)
+{
+    return freeze_point_is_reached(machine->freeze_point);
+}
+
 static void add_counters(struct vcpu_counters *sum, const struct vcpu_counters *one)
 {
     sum->exits += one->exits;

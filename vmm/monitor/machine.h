@@ -74,6 +74,9 @@ int machine_start(struct machine *machine, struct error *err);
 void machine_pause(struct machine *machine);
 void machine_resume(struct machine *machine);
 
+/* machine_is_at_freeze_point - has the guest come to where it can be frozen (freeze_point.h)? */
+bool machine_is_at_freeze_point(const struct machine *machine);
+
 void machine_get_status(const struct machine *machine, struct machine_status *ret_status);
 
 #endif

@@ -86,6 +86,22 @@ static void clock_bus_write(void *device, uint64_t offset, const uint8_t *data, 
         cmos_clock_write(device, (unsigned)offset + i, data[i]);
 }
 
+static void freeze_bus_read(void *device, uint64_t offset, uint8_t *data, unsigned len)
+{
+    uint32_t value = freeze_point_read(device, (unsigned)offset);
+
+    memset(data, 0xff, len);
+    memcpy(data, &value, len < sizeof(value) ? len : sizeof(value));
+}
+
+static void freeze_bus_write(void *device, uint64_t offset, const uint8_t *data, unsigned len)
+{
+    (void)offset;
+    (void)data;
+    (void)len;
+    freeze_point_write(device);
+}
+
 /* Zeros: Linux's calibration against the PIT gives up at the first of them, not at the 50,000th. */
 static void zero_bus_read(void *device, uint64_t offset, uint8_t *data, unsigned len)
 {
@@ -106,6 +122,7 @@ static const struct bus_ops virtio_bus = {mmio_bus_read, mmio_bus_write};
 static const struct bus_ops ioapic_bus = {ioapic_bus_read, ioapic_bus_write};
 static const struct bus_ops serial_bus = {serial_bus_read, serial_bus_write};
 static const struct bus_ops clock_bus = {clock_bus_read, clock_bus_write};
+static const struct bus_ops freeze_bus = {freeze_bus_read, freeze_bus_write};
 static const struct bus_ops absent_bus = {zero_bus_read, ignore_bus_write};
 
 /* --- devices ------------------------------------------------------------------------------- */
@@ -224,6 +241,15 @@ static int add_rng(struct machine *machine, struct error *err)
     return r < 0 ? r : attach(machine, slot, err);
 }
 
+/* On the thread of the vCPU that came there: it parks after its exit, the others soon. */
+static void on_freeze_point(void *opaque)
+{
+    struct machine *machine = opaque;
+
+    for (unsigned i = 0; i < machine->n_vcpus; i++)
+        vcpu_ask_pause(machine->vcpus[i]);
+}
+
 static int add_legacy(struct machine *machine, const struct machine_config *config,
                       struct error *err)
 {
@@ -243,11 +269,17 @@ static int add_legacy(struct machine *machine, const struct machine_config *conf
         return r;
     fd_steal(&console);
     r = cmos_clock_new(&machine->clock, err);
+    const struct freeze_point_config freeze = {.has_host_tsc = machine->status.emulates_supervisor,
+                                               .reached = on_freeze_point,
+                                               .opaque = machine};
+    if (r == 0)
+        r = freeze_point_new(&freeze, &machine->freeze_point, err);
     if (r < 0)
         return r;
     const struct bus_range ranges[] = {
         {SERIAL_PORT_BASE, SERIAL_PORT_COUNT, &serial_bus, machine->serial},
         {CMOS_CLOCK_PORT_BASE, CMOS_CLOCK_PORT_COUNT, &clock_bus, machine->clock},
+        {FREEZE_POINT_PORT, FREEZE_POINT_PORT_COUNT, &freeze_bus, machine->freeze_point},
         {0x40, 4, &absent_bus, NULL}, /* PIT */
         {0x61, 1, &absent_bus, NULL}, /* its gate */
         {LAYOUT_PORT_KEYBOARD, 1, &absent_bus, NULL},
@@ -279,6 +311,7 @@ void machine_free_devices(struct machine *machine)
 {
     for (size_t i = 0; i < machine->n_slots; i++)
         virtio_mmio_free(machine->slots[i].mmio);
+    freeze_point_free(machine->freeze_point);
     cmos_clock_free(machine->clock);
     serial_free(machine->serial);
     ioapic_free(machine->ioapic);

@@ -7,6 +7,7 @@
 #include "bus.h"
 #include "common/cpu_identity.h"
 #include "devices/cmos_clock.h"
+#include "devices/freeze_point.h"
 #include "devices/ioapic.h"
 #include "devices/serial.h"
 #include "devices/vsock.h"
@@ -37,9 +38,10 @@ struct machine {
     int vm_fd; /* owned */
     struct machine_memory memory;
     struct bus ports, mmio;
-    struct ioapic *ioapic;    /* owned */
-    struct serial *serial;    /* owned */
-    struct cmos_clock *clock; /* owned */
+    struct ioapic *ioapic;             /* owned */
+    struct serial *serial;             /* owned */
+    struct cmos_clock *clock;          /* owned */
+    struct freeze_point *freeze_point; /* owned */
     struct slot serial_line;
     size_t n_slots;
     struct slot slots[LAYOUT_VIRTIO_MAX];

@@ -14,7 +14,7 @@
 #include "vcpu_state.h"
 
 enum {
-    STATE_VERSION = 1,
+    STATE_VERSION = 2,
     MAX_STREAMS = 64,
 };
 
@@ -262,6 +262,9 @@ int machine_snapshot(struct machine *machine, int memory_fd, int state_fd, uint3
     state.version = STATE_VERSION;
     state.memory_mib = (uint32_t)(machine->memory.ram_bytes >> 20);
     state.tsc_khz = machine->status.tsc_khz;
+    if (!freeze_point_is_reached(machine->freeze_point))
+        return error_say(err, EINVAL, "snapshot: the guest does not stand at its freeze point");
+    state.frozen_tsc = freeze_point_get_tsc(machine->freeze_point);
     put_cpu(&arena, &machine->cpu, &state);
     /* Devices before vCPUs and memory: coming to rest, they may still write to guest memory and
      * raise interrupts. */
@@ -462,6 +465,8 @@ static int set_devices(struct machine *machine, const State *state, struct error
 {
     int r = set_legacy(machine, state, err);
 
+    freeze_point_set_tsc(machine->freeze_point, state->frozen_tsc);
+
     for (size_t i = 0; i < state->n_virtio && r == 0; i++) {
         r = set_device(machine->slots[i].mmio, state->virtio[i], err);
         if (r < 0)
@@ -497,19 +502,40 @@ static int set_streams(struct machine *machine, const State *state, int agent_fd
     return carried ? 0 : damaged(err, "no connection to the agent in it");
 }
 
+/* Where the guest's TSC went on, so did the deadline of its timer. */
+static void move_deadline(struct vcpu_state *vcpu, int64_t missed_cycles)
+{
+    for (unsigned i = 0; i < vcpu->msrs.header.nmsrs; i++)
+        if (vcpu->msrs.entries[i].index == MSR_TSC_DEADLINE && vcpu->msrs.entries[i].data != 0)
+            vcpu->msrs.entries[i].data += (uint64_t)missed_cycles;
+}
+
 static int set_vcpus(struct machine *machine, const State *state, struct error *err)
 {
+    int64_t missed_cycles = freeze_point_missed_cycles(machine->freeze_point);
     struct vcpu_state vcpu;
     int r = 0;
 
     /* None runs before all have their state: the first could send an interrupt to the second. */
     for (unsigned i = 0; i < machine->n_vcpus && r == 0; i++) {
         r = take_vcpu(state->vcpus[i], &vcpu, err);
-        if (r == 0)
+        if (r == 0) {
+            move_deadline(&vcpu, missed_cycles);
             r = vcpu_set_state(machine->vcpus[i], &vcpu, err);
+        }
         if (r < 0)
             return error_wrap(err, "vCPU %u", i);
     }
+    return r;
+}
+
+static int map_memory(struct machine *machine, int fd, struct restore_times *times,
+                      struct error *err)
+{
+    uint64_t began = clock_now_ns();
+    int r = machine_memory_map(&machine->memory, fd, err);
+
+    times->map_ns = clock_now_ns() - began;
     return r;
 }
 
@@ -522,12 +548,10 @@ int machine_restore(struct machine *machine, int memory_fd, int state_fd, int ag
     if (!state)
         return -err->code;
     int r = check_shape(machine, state, err);
-    if (r == 0) {
-        uint64_t map_began = clock_now_ns();
-
-        r = machine_memory_map(&machine->memory, memory_fd, err);
-        ret_times->map_ns = clock_now_ns() - map_began;
-    }
+    if (r < 0)
+        return r;
+    freeze_point_set_tsc(machine->freeze_point, state->frozen_tsc);
+    r = map_memory(machine, memory_fd, ret_times, err);
     if (r == 0)
         r = set_devices(machine, state, err);
     if (r == 0)

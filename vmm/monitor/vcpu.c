@@ -319,6 +319,11 @@ void vcpu_pause(struct vcpu *vcpu)
     pthread_mutex_unlock(&vcpu->lock);
 }
 
+void vcpu_ask_pause(struct vcpu *vcpu)
+{
+    want(vcpu, WANT_PAUSE);
+}
+
 void vcpu_resume(struct vcpu *vcpu)
 {
     want(vcpu, WANT_RUN);
@@ -335,7 +340,7 @@ int vcpu_set_state(struct vcpu *vcpu, const struct vcpu_state *state, struct err
         vcpu_state_set(vcpu->fd, vcpu->can_sync ? vcpu->run : NULL, &vcpu->baseline, state, err);
 
     if (r == 0 && vcpu->assist)
-        r = assist_restored(vcpu->assist, state, err);
+        assist_restored(vcpu->assist);
     vcpu->restored = r == 0;
     return r;
 }

@@ -55,6 +55,8 @@ int vcpu_start(struct vcpu *vcpu, bool paused, struct error *err);
 
 /* vcpu_pause - returns once the vCPU is out of KVM_RUN with its exit completed. Idempotent. */
 void vcpu_pause(struct vcpu *vcpu);
+/* vcpu_ask_pause - as vcpu_pause(), but returns at once; any thread, also the vCPU's own. */
+void vcpu_ask_pause(struct vcpu *vcpu);
 void vcpu_resume(struct vcpu *vcpu);
 
 /* vcpu_get_state, vcpu_set_state - of and into a vCPU that is paused; the latter never ran. */

@@ -10,7 +10,6 @@
 #include "common/fd.h"
 
 #define MSR_APIC_BASE 0x1bu
-#define MSR_TSC_DEADLINE 0x6e0u
 
 enum { MAX_INDICES = 1024 };
 
@@ -82,9 +81,15 @@ int vcpu_state_baseline(int kvm_fd, int vcpu_fd, struct vcpu_baseline *ret_basel
         {KVM_GET_VCPU_EVENTS, "KVM_GET_VCPU_EVENTS", &ret_baseline->events},
         {KVM_GET_DEBUGREGS, "KVM_GET_DEBUGREGS", &ret_baseline->debugregs},
     };
+    struct kvm_sregs sregs;
     int r = transfer_all(vcpu_fd, list, ARRAY_LEN(list), err);
 
-    return r < 0 ? r : read_msrs(kvm_fd, vcpu_fd, &ret_baseline->msrs, err);
+    if (r == 0 && ioctl(vcpu_fd, KVM_GET_SREGS, &sregs) < 0)
+        r = error_set(err, errno, "KVM_GET_SREGS");
+    if (r < 0)
+        return r;
+    ret_baseline->apic_base = sregs.apic_base;
+    return read_msrs(kvm_fd, vcpu_fd, &ret_baseline->msrs, err);
 }
 
 int vcpu_state_get(int kvm_fd, int vcpu_fd, const struct vcpu_baseline *baseline,
@@ -122,26 +127,34 @@ static int set_msrs(int vcpu_fd, const struct msr_list *msrs, struct error *err)
     return 0;
 }
 
-/* All MSRs but the timer's deadline, and the APIC base, which KVM keeps among the registers. */
-static int set_early_msrs(int vcpu_fd, const struct vcpu_state *state,
-                          struct msr_list *ret_deadline, struct error *err)
+/*
+ * The APIC base, which KVM keeps among the registers, is wanted before the local APIC's state; most
+ * guests leave it as a new vCPU has it.
+ */
+static int set_apic_base(int vcpu_fd, const struct vcpu_baseline *baseline,
+                         const struct vcpu_state *state, struct error *err)
 {
-    struct msr_list early;
+    struct msr_list base = {.header.nmsrs = 1};
+
+    if (state->sregs.apic_base == baseline->apic_base)
+        return 0;
+    base.entries[0] =
+        (struct kvm_msr_entry){.index = MSR_APIC_BASE, .data = state->sregs.apic_base};
+    return set_msrs(vcpu_fd, &base, err);
+}
+
+/* The MSRs in one call, the timer's deadline last: after the TSC that it is measured by. */
+static int set_all_msrs(int vcpu_fd, const struct vcpu_state *state, struct error *err)
+{
+    struct msr_list ordered;
     unsigned n = 0;
 
-    early.entries[n++] =
-        (struct kvm_msr_entry){.index = MSR_APIC_BASE, .data = state->sregs.apic_base};
-    ret_deadline->header = (struct kvm_msrs){.nmsrs = 0};
-    for (unsigned i = 0; i < state->msrs.header.nmsrs && n < VCPU_MAX_MSRS; i++) {
-        const struct kvm_msr_entry *entry = &state->msrs.entries[i];
-
-        if (entry->index == MSR_TSC_DEADLINE)
-            ret_deadline->entries[ret_deadline->header.nmsrs++] = *entry;
-        else
-            early.entries[n++] = *entry;
-    }
-    early.header = (struct kvm_msrs){.nmsrs = n};
-    return set_msrs(vcpu_fd, &early, err);
+    for (int deadline = 0; deadline <= 1; deadline++)
+        for (unsigned i = 0; i < state->msrs.header.nmsrs; i++)
+            if ((state->msrs.entries[i].index == MSR_TSC_DEADLINE) == deadline)
+                ordered.entries[n++] = state->msrs.entries[i];
+    ordered.header = (struct kvm_msrs){.nmsrs = n};
+    return set_msrs(vcpu_fd, &ordered, err);
 }
 
 /* KVM_SET_SREGS and the like now, or by way of kvm_run. */
@@ -185,16 +198,15 @@ int vcpu_state_set(int vcpu_fd, struct kvm_run *run, const struct vcpu_baseline 
         {KVM_SET_XSAVE, "KVM_SET_XSAVE", &state->xsave},
     };
     const struct transfer lapic = {KVM_SET_LAPIC, "KVM_SET_LAPIC", &state->lapic};
-    struct msr_list deadline;
     int r = set_registers(vcpu_fd, run, state, err);
 
     if (r == 0)
         r = transfer_all(vcpu_fd, fpu, ARRAY_LEN(fpu), err);
     if (r == 0)
-        r = set_early_msrs(vcpu_fd, state, &deadline, err);
+        r = set_apic_base(vcpu_fd, baseline, state, err);
     if (r == 0)
         r = transfer_all(vcpu_fd, &lapic, 1, err);
     if (r == 0)
-        r = set_msrs(vcpu_fd, &deadline, err);
+        r = set_all_msrs(vcpu_fd, state, err);
     return r < 0 ? r : set_unusual(vcpu_fd, baseline, state, err);
 }

@@ -7,10 +7,13 @@
 
 #include <linux/kvm.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "common/error.h"
 
 enum { VCPU_MAX_MSRS = 256 };
+
+#define MSR_TSC_DEADLINE 0x6e0u /* Intel SDM 4, table 2-2 */
 
 /* What KVM_GET_MSRS and KVM_SET_MSRS take. */
 struct msr_list {
@@ -36,6 +39,7 @@ struct vcpu_baseline {
     struct kvm_vcpu_events events;
     struct kvm_debugregs debugregs;
     struct kvm_mp_state mp_state;
+    uint64_t apic_base;
 };
 
 /* vcpu_state_baseline - of a vCPU that never ran. */
@@ -52,7 +56,8 @@ int vcpu_state_get(int kvm_fd, int vcpu_fd, const struct vcpu_baseline *baseline
  * An ioctl on a vCPU costs microseconds each, so what a new vCPU has already is left alone, and
  * where @run is not NULL (KVM_CAP_SYNC_REGS) the registers go through it: KVM takes them, and
  * checks them, at the next KVM_RUN (KVM api.rst 5, "kvm_dirty_regs").
- * The order is KVM's: the APIC base before the local APIC, and its timer's deadline after both.
+ * The order is KVM's: the APIC base before the local APIC, its timer's deadline after it and the
+ * TSC.
  */
 int vcpu_state_set(int vcpu_fd, struct kvm_run *run, const struct vcpu_baseline *baseline,
                    const struct vcpu_state *state, struct error *err);

@@ -214,11 +214,10 @@ int assist_on_io(struct assist *assist, struct error *err)
     return arm(assist, err);
 }
 
-int assist_restored(struct assist *assist, const struct vcpu_state *state, struct error *err)
+void assist_restored(struct assist *assist)
 {
     assist->breakpoint = 0;
     assist->stepping = false;
-    return arm_at(assist, page_fault_handler(assist, &state->sregs), err);
 }
 
 /*

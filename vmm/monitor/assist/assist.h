@@ -46,8 +46,11 @@ int assist_on_debug(struct assist *assist, struct error *err);
  */
 int assist_on_io(struct assist *assist, struct error *err);
 
-/* assist_restored - the vCPU is about to have @state, with the guest's memory in place: arm. */
-int assist_restored(struct assist *assist, const struct vcpu_state *state, struct error *err);
+/*
+ * assist_restored - the vCPU has got another guest's state. It stands in its kernel, at the freeze
+ * point: the breakpoint can wait for assist_on_io() after the first exit, which is that port's.
+ */
+void assist_restored(struct assist *assist);
 
 struct assist_counters assist_get_counters(const struct assist *assist);
 
