@@ -21,7 +21,7 @@ SANITIZE  := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-
 BASE      := -std=gnu17 $(WARNINGS) $(HARDENING) $(DEFINES) $(INCLUDES) -MMD -MP
 LINK_PIE  := -pie -Wl,-z,relro,-z,now,-z,noexecstack
 
-HOST_LIBS := -lprotobuf-c -lzstd -ljansson -larchive -lcyaml -lyaml -lcrypto -lsqlite3 -lpthread
+HOST_LIBS := -lprotobuf-c -lzstd -ljansson -larchive -lcyaml -lyaml -lmicrohttpd -lz -lsodium -lcrypto -lsqlite3 -lpthread
 VMM_LIBS  := -lprotobuf-c -lzstd -lseccomp -lpthread
 AGENT_LIBS := -lprotobuf-c -lhttp_parser
 
@@ -29,7 +29,7 @@ AGENT_LIBS := -lprotobuf-c -lhttp_parser
 COMMON     := $(wildcard vmm/common/*.c)
 MONITOR    := $(filter-out vmm/monitor/main.c,$(wildcard vmm/monitor/*.c vmm/monitor/assist/*.c vmm/monitor/devices/*.c))
 HYPERVISOR := $(wildcard vmm/hypervisor/*.c)
-HOST       := $(wildcard vmm/host/*.c)
+HOST       := $(filter-out vmm/host/mayflyd.c,$(wildcard vmm/host/*.c vmm/host/api/*.c))
 CLI        := $(filter-out vmm/cli/main.c,$(wildcard vmm/cli/*.c))
 IMAGES     := $(wildcard images/*.c)
 SNAPSHOT   := $(wildcard snapshot/*.c)
@@ -63,7 +63,7 @@ help: ## this list
 deps: ## install the Debian packages of scripts/debian-packages.txt
 	@scripts/install-deps.sh
 
-build: $(BIN)/mayfly $(BIN)/mayfly-vmm $(BIN)/mayfly-agent
+build: $(BIN)/mayfly $(BIN)/mayflyd $(BIN)/mayfly-vmm $(BIN)/mayfly-agent
 
 # --- generated and compiled ---------------------------------------------------------------------
 define proto_rule
@@ -111,6 +111,10 @@ $(BUILD)/fuzz/libmayfly.a: $(call objects,$(BUILD)/fuzz,$(LIBRARY) $(AGENT) $(UN
 	@rm -f $@ && ar crsD $@ $^
 
 $(BIN)/mayfly: $(O)/vmm/cli/main.o $(O)/libmayfly.a
+	@mkdir -p $(@D)
+	@echo '  LINK  $@'
+	$(Q)$(CC) $(CFLAGS) $(LINK_PIE) -o $@ $^ $(HOST_LIBS)
+$(BIN)/mayflyd: $(O)/vmm/host/mayflyd.o $(O)/libmayfly.a
 	@mkdir -p $(@D)
 	@echo '  LINK  $@'
 	$(Q)$(CC) $(CFLAGS) $(LINK_PIE) -o $@ $^ $(HOST_LIBS)

@@ -1,0 +1,37 @@
+/* HTTP to event and back, for function URLs: shared by function_url*.c and their tests. */
+#ifndef MAYFLY_HOST_API_FUNCTION_URL_H
+#define MAYFLY_HOST_API_FUNCTION_URL_H
+
+#include <jansson.h>
+
+#include "host/registry_attached.h"
+#include "http_message.h"
+
+/* Who and where, for an event's requestContext; borrowed. */
+struct url_context {
+    const char *account_id, *id, *domain, *request_id;
+    const char *path; /* raw, as the function sees it: begins with '/' */
+    int64_t now_ms;
+    const char *caller; /* the access key of a signed request, or NULL */
+};
+
+/*
+ * function_url_event - payload format 2.0. NULL: no memory, or a query that cannot be decoded.
+ * Source: "Invoking Lambda function URLs", request payload format.
+ */
+json_t *function_url_event(const struct http_request *request, const struct url_context *context);
+
+/*
+ * function_url_response - what @payload (a function's JSON) says about status, headers and body; an
+ * answer without statusCode is the body itself. -EBADMSG if it cannot be a response (502).
+ */
+int function_url_response(const char *payload, size_t len_bytes, struct http_response *response);
+
+/*
+ * function_url_cors - headers for a cross-origin request, by the URL's configuration (@cors: its
+ * JSON or ""). Returns 1 if the request is a preflight, answered hereby; else 0.
+ */
+int function_url_cors(const struct http_request *request, const char *cors,
+                      struct http_response *response);
+
+#endif

@@ -1,0 +1,377 @@
+/* Payload format 2.0: see function_url.h. */
+#include <ctype.h>
+#include <errno.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <time.h>
+
+#include "common/bytes.h"
+#include "common/fd.h"
+#include "function_url.h"
+
+static void set(json_t *object, const char *name, json_t *value)
+{
+    (void)json_object_set_new(object, name, value);
+}
+
+/* Text of a client's: anything that is no UTF-8 becomes '?'. */
+static json_t *text_json(const char *text)
+{
+    json_t *value = json_string(text);
+
+    if (value)
+        return value;
+    AUTO_FREE char *copy = strdup(text);
+    for (char *c = copy; c && *c; c++)
+        if ((unsigned char)*c >= 0x80)
+            *c = '?';
+    return json_string(copy ? copy : "");
+}
+
+/* --- request to event ------------------------------------------------------------------------ */
+
+/* @object[@name] = @value, after a comma where there is one already. */
+static void join(json_t *object, const char *name, const char *value)
+{
+    const char *have = json_string_value(json_object_get(object, name));
+
+    if (!have) {
+        set(object, name, text_json(value));
+        return;
+    }
+    size_t size = strlen(have) + strlen(value) + 2;
+    AUTO_FREE char *both = malloc(size);
+    if (both) {
+        snprintf(both, size, "%s,%s", have, value);
+        set(object, name, text_json(both));
+    }
+}
+
+static void lower(const char *from, char *to, size_t size)
+{
+    size_t n = 0;
+
+    for (; from[n] && n + 1 < size; n++)
+        to[n] = (char)tolower((unsigned char)from[n]);
+    to[n] = '\0';
+}
+
+/* "a=1; b=2" as ["a=1", "b=2"] */
+static json_t *cookies_json(const char *text)
+{
+    json_t *cookies = json_array();
+
+    while (*text) {
+        text += strspn(text, "; ");
+        size_t len = strcspn(text, ";");
+        if (len > 0) {
+            AUTO_FREE char *one = strndup(text, len);
+
+            (void)json_array_append_new(cookies, text_json(one ? one : ""));
+        }
+        text += len;
+    }
+    return cookies;
+}
+
+static void add_headers(json_t *event, const struct http_request *request)
+{
+    json_t *headers = json_object();
+    char name[256];
+
+    for (size_t i = 0; i < request->n_headers; i++) {
+        lower(request->headers[i].name, name, sizeof(name));
+        if (strcmp(name, "cookie") == 0)
+            set(event, "cookies", cookies_json(request->headers[i].value));
+        else if (strcmp(name, "authorization") != 0)
+            join(headers, name, request->headers[i].value);
+    }
+    if (request->peer[0])
+        set(headers, "x-forwarded-for", json_string(request->peer));
+    set(headers, "x-forwarded-proto", json_string(request->is_tls ? "https" : "http"));
+    set(event, "headers", headers);
+}
+
+static bool is_text_type(const char *type)
+{
+    static const char *const texts[] = {"text/", "application/json", "application/javascript",
+                                        "application/xml", "application/x-www-form-urlencoded"};
+
+    for (size_t i = 0; i < ARRAY_LEN(texts); i++)
+        if (strncasecmp(type, texts[i], strlen(texts[i])) == 0)
+            return true;
+    size_t len = strcspn(type, "; ");
+    return len > 5 && (strncasecmp(type + len - 5, "+json", 5) == 0 ||
+                       strncasecmp(type + len - 4, "+xml", 4) == 0);
+}
+
+static void add_body(json_t *event, const struct http_request *request)
+{
+    const char *type = http_header_find(request, "content-type");
+    json_t *body = NULL;
+
+    if (request->body_bytes > 0 && (!type || is_text_type(type)))
+        body = json_stringn((const char *)request->body, request->body_bytes);
+    bool is_text = body != NULL || request->body_bytes == 0;
+    if (!is_text) {
+        size_t size =
+            sodium_base64_encoded_len(request->body_bytes, sodium_base64_VARIANT_ORIGINAL);
+        AUTO_FREE char *text = malloc(size);
+
+        if (text)
+            body = json_string(sodium_bin2base64(text, size, request->body, request->body_bytes,
+                                                 sodium_base64_VARIANT_ORIGINAL));
+    }
+    if (body)
+        set(event, "body", body);
+    set(event, "isBase64Encoded", json_boolean(!is_text));
+}
+
+static json_t *context_json(const struct http_request *request, const struct url_context *context)
+{
+    const char *agent = http_header_find(request, "user-agent");
+    time_t s = (time_t)(context->now_ms / 1000);
+    char when[40];
+    struct tm tm;
+
+    gmtime_r(&s, &tm);
+    strftime(when, sizeof(when), "%d/%b/%Y:%H:%M:%S +0000", &tm);
+    json_t *http = json_pack("{s:s, s:o, s:s, s:s, s:o}", "method", request->method, "path",
+                             text_json(context->path), "protocol", "HTTP/1.1", "sourceIp",
+                             request->peer, "userAgent", text_json(agent ? agent : ""));
+    json_t *object = json_pack(
+        "{s:s, s:s, s:o, s:s, s:o, s:s, s:s, s:s, s:s, s:I}", "accountId", context->account_id,
+        "apiId", context->id, "domainName", text_json(context->domain), "domainPrefix", context->id,
+        "http", http, "requestId", context->request_id, "routeKey", "$default", "stage", "$default",
+        "time", when, "timeEpoch", (json_int_t)context->now_ms);
+    if (object && context->caller)
+        set(object, "authorizer",
+            json_pack("{s:{s:s, s:s}}", "iam", "accessKey", context->caller, "accountId",
+                      context->account_id));
+    return object;
+}
+
+json_t *function_url_event(const struct http_request *request, const struct url_context *context)
+{
+    struct http_query query;
+
+    if (http_query_read(request->query, &query, NULL) < 0)
+        return NULL;
+    json_t *event =
+        json_pack("{s:s, s:s, s:o, s:o}", "version", "2.0", "routeKey", "$default", "rawPath",
+                  text_json(context->path), "rawQueryString", text_json(request->query));
+    if (event) {
+        add_headers(event, request);
+        if (query.n > 0) {
+            json_t *parameters = json_object();
+
+            for (size_t i = 0; i < query.n; i++)
+                join(parameters, query.parameters[i].name, query.parameters[i].value);
+            set(event, "queryStringParameters", parameters);
+        }
+        set(event, "requestContext", context_json(request, context));
+        add_body(event, request);
+    }
+    http_query_done(&query);
+    return event;
+}
+
+/* --- answer to response ---------------------------------------------------------------------- */
+
+/* A token (RFC 9110 §5.6.2) that is not the connection's own. */
+static bool is_header_name(const char *name)
+{
+    static const char *const ours[] = {"connection", "content-length",   "transfer-encoding",
+                                       "keep-alive", "upgrade",          "trailer",
+                                       "te",         "x-amzn-requestid", "date"};
+
+    if (!*name || strlen(name) > 128)
+        return false;
+    for (const char *c = name; *c; c++)
+        if (!isalnum((unsigned char)*c) && !strchr("!#$%&'*+-.^_`|~", *c))
+            return false;
+    for (size_t i = 0; i < ARRAY_LEN(ours); i++)
+        if (strcasecmp(name, ours[i]) == 0)
+            return false;
+    return true;
+}
+
+/* Scalars as text; anything else is no header. */
+static void add_header(struct http_response *response, const char *name, const json_t *value)
+{
+    char number[40];
+
+    if (!is_header_name(name))
+        return;
+    if (json_is_string(value)) {
+        (void)http_response_header(response, name, json_string_value(value));
+    } else if (json_is_integer(value)) {
+        snprintf(number, sizeof(number), "%lld", (long long)json_integer_value(value));
+        (void)http_response_header(response, name, number);
+    } else if (json_is_boolean(value)) {
+        (void)http_response_header(response, name, json_is_true(value) ? "true" : "false");
+    }
+}
+
+static int take_body(const json_t *object, struct http_response *response)
+{
+    const json_t *body = json_object_get(object, "body");
+
+    if (!body || json_is_null(body))
+        return 0;
+    if (!json_is_string(body)) {
+        response->body = json_dumps(body, JSON_COMPACT | JSON_ENCODE_ANY);
+        response->body_bytes = response->body ? strlen(response->body) : 0;
+        return response->body ? 0 : -EBADMSG;
+    }
+    size_t len = json_string_length(body);
+    response->body = malloc(len + 1);
+    if (!response->body)
+        return -EBADMSG;
+    if (json_is_true(json_object_get(object, "isBase64Encoded"))) {
+        if (sodium_base642bin((uint8_t *)response->body, len + 1, json_string_value(body), len,
+                              "\r\n", &response->body_bytes, NULL,
+                              sodium_base64_VARIANT_ORIGINAL) != 0)
+            return -EBADMSG;
+        return 0;
+    }
+    memcpy(response->body, json_string_value(body), len);
+    response->body_bytes = len;
+    return 0;
+}
+
+static bool has_header(const struct http_response *response, const char *name)
+{
+    for (size_t i = 0; i < response->n_headers; i++)
+        if (strcasecmp(response->headers[i].name, name) == 0)
+            return true;
+    return false;
+}
+
+static int take_formatted(json_t *object, struct http_response *response)
+{
+    json_t *status = json_object_get(object, "statusCode"), *each;
+    const char *name;
+    size_t i;
+
+    json_int_t code =
+        json_is_string(status) ? atoll(json_string_value(status)) : json_integer_value(status);
+    if (code < 200 || code > 599)
+        return -EBADMSG;
+    response->status = (unsigned)code;
+    json_object_foreach(json_object_get(object, "headers"), name, each)
+        add_header(response, name, each);
+    json_array_foreach(json_object_get(object, "cookies"), i, each)
+    {
+        if (json_is_string(each))
+            (void)http_response_header(response, "Set-Cookie", json_string_value(each));
+    }
+    if (!has_header(response, "content-type"))
+        (void)http_response_header(response, "Content-Type", "application/json");
+    return take_body(object, response);
+}
+
+/* No statusCode: the value itself is the body; a text without its quotes. */
+static int take_plain(const json_t *value, const char *payload, size_t len,
+                      struct http_response *response)
+{
+    const char *from = json_is_string(value) ? json_string_value(value) : payload;
+    size_t n = json_is_string(value) ? json_string_length(value) : len;
+
+    response->status = 200;
+    response->body = malloc(n + 1);
+    if (!response->body)
+        return -EBADMSG;
+    memcpy(response->body, from, n);
+    response->body_bytes = n;
+    (void)http_response_header(response, "Content-Type", "application/json");
+    return 0;
+}
+
+int function_url_response(const char *payload, size_t len_bytes, struct http_response *response)
+{
+    json_t *value = json_loadb(payload, len_bytes, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
+    int r;
+
+    if (!value)
+        return -EBADMSG;
+    if (json_object_get(value, "statusCode"))
+        r = take_formatted(value, response);
+    else
+        r = take_plain(value, payload, len_bytes, response);
+    json_decref(value);
+    return r;
+}
+
+/* --- cross-origin ---------------------------------------------------------------------------- */
+
+static bool list_has(const json_t *list, const char *text)
+{
+    size_t i;
+    json_t *each;
+
+    json_array_foreach(list, i, each)
+    {
+        const char *have = json_string_value(each);
+
+        if (have && (strcmp(have, "*") == 0 || strcasecmp(have, text) == 0))
+            return true;
+    }
+    return false;
+}
+
+static void add_list(struct http_response *response, const char *name, const json_t *list)
+{
+    char text[2048] = "";
+    size_t i, used = 0;
+    json_t *each;
+
+    json_array_foreach(list, i, each)
+    {
+        int n = snprintf(text + used, sizeof(text) - used, "%s%s", used ? "," : "",
+                         json_string_value(each));
+
+        if (n < 0 || (size_t)n >= sizeof(text) - used)
+            return;
+        used += (size_t)n;
+    }
+    if (used > 0)
+        (void)http_response_header(response, name, text);
+}
+
+int function_url_cors(const struct http_request *request, const char *cors,
+                      struct http_response *response)
+{
+    const char *origin = http_header_find(request, "origin");
+    bool is_preflight = strcmp(request->method, "OPTIONS") == 0 && origin &&
+                        http_header_find(request, "access-control-request-method");
+    json_t *object = *cors ? json_loads(cors, 0, NULL) : NULL;
+    char age[24];
+
+    if (!object)
+        return 0;
+    if (origin && list_has(json_object_get(object, "AllowOrigins"), origin)) {
+        (void)http_response_header(response, "Access-Control-Allow-Origin", origin);
+        (void)http_response_header(response, "Vary", "Origin");
+        if (json_is_true(json_object_get(object, "AllowCredentials")))
+            (void)http_response_header(response, "Access-Control-Allow-Credentials", "true");
+        add_list(response, "Access-Control-Expose-Headers",
+                 json_object_get(object, "ExposeHeaders"));
+        if (is_preflight) {
+            add_list(response, "Access-Control-Allow-Methods",
+                     json_object_get(object, "AllowMethods"));
+            add_list(response, "Access-Control-Allow-Headers",
+                     json_object_get(object, "AllowHeaders"));
+            snprintf(age, sizeof(age), "%lld",
+                     (long long)json_integer_value(json_object_get(object, "MaxAge")));
+            (void)http_response_header(response, "Access-Control-Max-Age", age);
+        }
+    }
+    json_decref(object);
+    if (is_preflight)
+        response->status = 200;
+    return is_preflight;
+}

@@ -1,0 +1,62 @@
+/* Uploaded code: base64 in JSON, as Lambda has it. */
+#include "handle_code.h"
+
+#include <errno.h>
+#include <sodium.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/fd.h"
+
+enum { PUBLISH_WAIT_MS = 120000, PUBLISH_POLL_MS = 50 };
+
+int code_read(struct api_turn *turn, const json_t *object, const char *where,
+              struct code_staged **ret_staged)
+{
+    const json_t *zip = json_object_get(object, "ZipFile");
+    struct error err;
+    size_t len = 0;
+
+    if (json_object_get(object, "S3Bucket") || json_object_get(object, "S3Key") ||
+        json_object_get(object, "ImageUri"))
+        return api_fail(turn, API_INVALID_PARAMETER,
+                        "%s: this host takes code as a ZipFile, not from S3 or a registry", where);
+    if (!json_is_string(zip))
+        return api_fail(turn, API_INVALID_PARAMETER, "%s: ZipFile must be there, as base64 text",
+                        where);
+    size_t size = json_string_length(zip) / 4 * 3 + 3;
+    AUTO_FREE uint8_t *data = malloc(size);
+    if (!data)
+        return api_fail(turn, API_SERVICE, "out of memory");
+    if (sodium_base642bin(data, size, json_string_value(zip), json_string_length(zip), "\r\n", &len,
+                          NULL, sodium_base64_VARIANT_ORIGINAL) != 0)
+        return api_fail(turn, API_INVALID_PARAMETER, "%s: ZipFile is not base64", where);
+    int r = code_store_stage(registry_code_store(turn->api->options.registry), data, len,
+                             ret_staged, &err);
+    return r < 0 ? api_fail_errno(turn, r, &err) : 0;
+}
+
+/* The registry publishes what is built; a client that asks for both in one waits for it. */
+int publish_when_built(struct api_turn *turn, const struct function_key *key,
+                       struct function **ret_function)
+{
+    struct registry *registry = turn->api->options.registry;
+    const struct function_key latest = {key->tenant, key->name, NULL};
+    uint64_t until_us = clock_now_us() + PUBLISH_WAIT_MS * 1000ull;
+    struct error err;
+
+    api_changed(turn, key->name);
+    for (;;) {
+        int r = registry_publish(registry, &latest, NULL, NULL, NULL, ret_function, &err);
+
+        if (r != -EBUSY)
+            return r < 0 ? api_fail_function(turn, r, &latest, &err) : 0;
+        if (clock_now_us() > until_us)
+            return api_fail(turn, API_NOT_READY,
+                            "the code was stored, but its snapshot is still being made: no version "
+                            "was published. Call PublishVersion later");
+        usleep(PUBLISH_POLL_MS * 1000);
+    }
+}

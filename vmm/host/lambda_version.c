@@ -1,0 +1,86 @@
+/*
+ * From what the registry says of a function to what the dispatcher needs of it. The code is opened
+ * only when a snapshot is to be made: a restore does not touch it.
+ */
+#include "lambda_version.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MIB_PER_VCPU = 1769, MAX_VCPUS = 6, PATH_BYTES = 4096 }; /* as in Lambda */
+
+static int open_code(void *opaque, struct package **ret_package, struct error *err)
+{
+    const struct lambda_version *version = opaque;
+    char path[PATH_BYTES];
+    int r = code_store_path(registry_code_store(version->registry), version->function->code_sha256,
+                            path, sizeof(path), err);
+
+    return r < 0 ? r : package_open(path, ret_package, err);
+}
+
+/* What functions without a reservation share: it changes with each reservation, so it is not part
+ * of the function. */
+static int read_limits(struct lambda_version *version, struct error *err)
+{
+    const struct function *function = version->function;
+    struct tenant tenant;
+    int r = registry_get_tenant(version->registry, function->tenant, &tenant, err);
+
+    if (r < 0)
+        return r;
+    version->version.limits =
+        (struct concurrency_limits){.reserved = function->reserved_concurrency == RESERVED_NONE
+                                                    ? CONCURRENCY_UNRESERVED
+                                                    : function->reserved_concurrency,
+                                    .unreserved = tenant.unreserved_concurrency};
+    return 0;
+}
+
+static uint32_t vcpus_of(uint32_t memory_mib)
+{
+    uint32_t vcpus = (memory_mib + MIB_PER_VCPU - 1) / MIB_PER_VCPU;
+
+    return vcpus < 1 ? 1 : vcpus > MAX_VCPUS ? MAX_VCPUS : vcpus;
+}
+
+int lambda_version_init(struct lambda_version *version, struct registry *registry,
+                        const struct function *function, struct error *err)
+{
+    bool is_provided = strncmp(function->runtime, "provided", strlen("provided")) == 0;
+
+    *version = (struct lambda_version){.registry = registry, .function = function};
+    version->environment = calloc(function->n_environment + 1, sizeof(*version->environment));
+    if (!version->environment)
+        return error_set(err, ENOMEM, "prepare the function '%s'", function->name);
+    for (size_t i = 0; i < function->n_environment; i++)
+        version->environment[i] =
+            (struct agent_variable){function->environment[i].name, function->environment[i].value};
+    version->version = (struct function_version){
+        .tenant = function->tenant,
+        .build_id = function->build_id,
+        .function = {.runtime = is_provided ? "provided" : function->runtime,
+                     .handler = function->handler,
+                     .name = function->name,
+                     .version = function->version_text,
+                     .environment = version->environment,
+                     .n_environment = function->n_environment},
+        .open_package = open_code,
+        .opaque = version,
+        /* Each runtime has an image of its own; "provided" needs none but the base. */
+        .image = is_provided ? "base" : function->runtime,
+        .memory_mib = function->memory_mib,
+        .vcpus = vcpus_of(function->memory_mib),
+    };
+    int r = read_limits(version, err);
+    if (r < 0)
+        lambda_version_done(version);
+    return r;
+}
+
+void lambda_version_done(struct lambda_version *version)
+{
+    free(version->environment);
+    version->environment = NULL;
+}

@@ -1,0 +1,22 @@
+/* A registry's function as the dispatcher's version: see lambda_version.c. */
+#ifndef MAYFLY_HOST_LAMBDA_VERSION_H
+#define MAYFLY_HOST_LAMBDA_VERSION_H
+
+#include "dispatcher.h"
+#include "registry.h"
+
+/* lambda_version_init'ed; borrows from the function and the registry until _done. */
+struct lambda_version {
+    struct function_version version;
+    struct agent_variable *environment; /* owned */
+    const struct function *function;
+    struct registry *registry;
+};
+
+/* lambda_version_init - must stay where it is until lambda_version_done(). -ENOMEM, or the
+ * registry's errors. */
+int lambda_version_init(struct lambda_version *version, struct registry *registry,
+                        const struct function *function, struct error *err);
+void lambda_version_done(struct lambda_version *version);
+
+#endif

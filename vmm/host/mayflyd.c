@@ -1,0 +1,511 @@
+/*
+ * `mayflyd`, the host's daemon: joins registry, queue, dispatcher and API, and waits for a signal.
+ * The root of the process: the only place that prints and that ends it.
+ *
+ * Order: what is needed is started before what needs it (registry, queue, dispatcher, backend,
+ * worker, API, HTTP) and ended the other way round; the dispatcher is shut down first of all, so
+ * that whoever waits for an invocation gets its answer.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <jansson.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#include "common/fd.h"
+#include "config.h"
+#include "credentials.h"
+#include "event_worker.h"
+#include "hypervisor/hypervisor.h"
+#include "lambda_backend.h"
+#include "run_directory.h"
+
+enum {
+    EXIT_USAGE = 2,
+    EXIT_FAILED = 3,
+    SHUTDOWN_MS = 10000,
+    PATH_BYTES = 4096,
+    PEM_MAX_BYTES = 1 << 20,
+    MAX_DESCRIPTORS = 65536,
+};
+
+static const char own_tenant[] = "default", own_account[] = "000000000000";
+
+struct daemon {
+    const char *config_path, *state, *listen, *socket_path;
+    struct config *config; /* owned, as all below; NULL: none was given */
+    struct credentials credentials;
+    bool has_own_key;
+    char socket_default[PATH_BYTES], credentials_path[PATH_BYTES];
+    char *certificate, *key;
+    struct registry *registry;
+    struct event_queue *queue;
+    struct dispatcher *dispatcher;
+    struct lambda_backend *backend;
+    struct event_worker *worker;
+    struct api *api;
+    struct http_server *server;
+};
+
+/* --- log ------------------------------------------------------------------------------------- */
+
+/* One JSON object a line on standard error. */
+static void log_line(const char *level, const char *request_id, const char *text)
+{
+    struct timespec now;
+    char when[40], clean[sizeof(((struct error *)0)->text)];
+    struct tm tm;
+    size_t n = 0;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    gmtime_r(&now.tv_sec, &tm);
+    size_t len = strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%S", &tm);
+    snprintf(when + len, sizeof(when) - len, ".%03ldZ", now.tv_nsec / 1000000);
+    for (; text[n] && n + 1 < sizeof(clean); n++)
+        clean[n] = (unsigned char)text[n] < 0x20 || (unsigned char)text[n] > 0x7e ? '?' : text[n];
+    clean[n] = '\0';
+    json_t *line = json_pack("{s:s, s:s, s:s}", "time", when, "level", level, "message", clean);
+    if (line && *request_id)
+        json_object_set_new(line, "request_id", json_string(request_id));
+    char *dumped = line ? json_dumps(line, JSON_COMPACT) : NULL;
+    if (dumped)
+        fprintf(stderr, "%s\n", dumped);
+    free(dumped);
+    json_decref(line);
+}
+
+static void log_failed(const char *request_id, const char *text)
+{
+    log_line("error", request_id, text);
+}
+
+/* --- options --------------------------------------------------------------------------------- */
+
+static const char help[] =
+    "mayflyd - the AWS Lambda API over microVMs of this host\n\n"
+    "Usage: mayflyd [OPTIONS]\n\n"
+    "  --config FILE      mayflyd.yaml; without it: one tenant, whose access key is made and kept\n"
+    "                     in the state directory\n"
+    "  --state DIR        images, snapshots, functions (default $MAYFLY_STATE, /var/lib/mayfly)\n"
+    "  --listen ADDR:PORT default 127.0.0.1:9555\n"
+    "  --socket PATH      Unix socket, for who may open it, unsigned (default STATE/mayflyd.sock)\n"
+    "  --help, --version\n\n"
+    "Ends on SIGTERM or SIGINT, after what is under way. Exit status: 0 ended, 2 wrong usage,\n"
+    "3 it cannot run here.\n";
+
+/* -1: go on; else the exit status. */
+static int parse_options(int argc, char **argv, struct daemon *daemon)
+{
+    static const struct option known[] = {{"config", required_argument, NULL, 'c'},
+                                          {"state", required_argument, NULL, 's'},
+                                          {"listen", required_argument, NULL, 'l'},
+                                          {"socket", required_argument, NULL, 'u'},
+                                          {"version", no_argument, NULL, 'v'},
+                                          {"help", no_argument, NULL, 'h'},
+                                          {NULL, 0, NULL, 0}};
+    int code;
+
+    while ((code = getopt_long(argc, argv, "h", known, NULL)) != -1) {
+        switch (code) {
+        case 'c':
+            daemon->config_path = optarg;
+            break;
+        case 's':
+            daemon->state = optarg;
+            break;
+        case 'l':
+            daemon->listen = optarg;
+            break;
+        case 'u':
+            daemon->socket_path = optarg;
+            break;
+        case 'h':
+            fputs(help, stdout);
+            return 0;
+        case 'v':
+            puts("mayflyd " MAYFLY_VERSION);
+            return 0;
+        default:
+            return EXIT_USAGE;
+        }
+    }
+    if (optind < argc) {
+        fprintf(stderr, "mayflyd: what is '%s'? ('mayflyd --help')\n", argv[optind]);
+        return EXIT_USAGE;
+    }
+    return -1;
+}
+
+/* What the command line does not say, the configuration does; then the defaults. */
+static int settle_options(struct daemon *daemon, struct error *err)
+{
+    const char *environment = getenv("MAYFLY_STATE");
+    struct config *config;
+    int r = 0;
+
+    if (daemon->config_path)
+        r = config_load(daemon->config_path, &daemon->config, err);
+    if (r < 0)
+        return r;
+    config = daemon->config;
+    if (!daemon->state && config)
+        daemon->state = config->state;
+    if (!daemon->state)
+        daemon->state = environment && *environment ? environment : "/var/lib/mayfly";
+    if (!daemon->listen && config)
+        daemon->listen = config->listen;
+    if (!daemon->listen)
+        daemon->listen = "127.0.0.1:9555";
+    if (!daemon->socket_path && config)
+        daemon->socket_path = config->socket;
+    snprintf(daemon->socket_default, sizeof(daemon->socket_default), "%s/mayflyd.sock",
+             daemon->state);
+    if (!daemon->socket_path)
+        daemon->socket_path = daemon->socket_default;
+    snprintf(daemon->credentials_path, sizeof(daemon->credentials_path), "%s/credentials",
+             daemon->state);
+    return make_directories(daemon->state, 0, err);
+}
+
+/* --- tenants and keys ------------------------------------------------------------------------ */
+
+static const char *region_of(const struct daemon *daemon)
+{
+    return daemon->config && daemon->config->region ? daemon->config->region : "us-east-1";
+}
+
+static const char *default_tenant_of(const struct daemon *daemon)
+{
+    const struct config *config = daemon->config;
+
+    if (config && config->default_tenant)
+        return config->default_tenant;
+    return config && config->n_tenants ? config->tenants[0].name : own_tenant;
+}
+
+static int put_tenant(struct daemon *daemon, const char *name, const char *account,
+                      uint32_t concurrency, uint32_t code_limit_mib, struct error *err)
+{
+    struct tenant tenant = {.concurrency = concurrency,
+                            .code_limit_bytes = (uint64_t)code_limit_mib << 20};
+
+    snprintf(tenant.name, sizeof(tenant.name), "%s", name);
+    snprintf(tenant.account_id, sizeof(tenant.account_id), "%s", account);
+    return registry_put_tenant(daemon->registry, &tenant, err);
+}
+
+static int put_tenants(struct daemon *daemon, struct error *err)
+{
+    const struct config *config = daemon->config;
+    struct tenant found;
+    int r = 0;
+
+    if (!config || config->n_tenants == 0) {
+        r = put_tenant(daemon, own_tenant, own_account, 0, 0, err);
+        if (r == 0)
+            r = credentials_take(daemon->credentials_path, region_of(daemon), &daemon->credentials,
+                                 err);
+        daemon->has_own_key = true;
+    }
+    for (unsigned i = 0; config && i < config->n_tenants && r == 0; i++)
+        r = put_tenant(daemon, config->tenants[i].name, config->tenants[i].account,
+                       config->tenants[i].concurrency, config->tenants[i].code_limit_mib, err);
+    if (r == 0 && registry_get_tenant(daemon->registry, default_tenant_of(daemon), &found, err) < 0)
+        r = error_say(err, EINVAL, "%s: default_tenant: '%s' is none of the tenants",
+                      daemon->config_path, default_tenant_of(daemon));
+    return r;
+}
+
+/* All keys; *ret_keys is owned, what they point to is not. */
+static int list_keys(const struct daemon *daemon, struct api_key **ret_keys, size_t *ret_n)
+{
+    const struct config *config = daemon->config;
+    size_t n = 1;
+
+    for (unsigned i = 0; config && i < config->n_tenants; i++)
+        n += config->tenants[i].n_keys;
+    struct api_key *keys = calloc(n, sizeof(*keys));
+    if (!keys)
+        return -ENOMEM;
+    n = 0;
+    if (daemon->has_own_key)
+        keys[n++] =
+            (struct api_key){daemon->credentials.id, daemon->credentials.secret, own_tenant};
+    for (unsigned i = 0; config && i < config->n_tenants; i++)
+        for (unsigned k = 0; k < config->tenants[i].n_keys; k++)
+            keys[n++] =
+                (struct api_key){config->tenants[i].keys[k].id, config->tenants[i].keys[k].secret,
+                                 config->tenants[i].name};
+    *ret_keys = keys;
+    *ret_n = n;
+    return 0;
+}
+
+/* --- parts, in their order ------------------------------------------------------------------- */
+
+static int start_store(struct daemon *daemon, struct error *err)
+{
+    const struct registry_options options = {.state = daemon->state};
+    const struct event_queue_options queue = {.region = region_of(daemon), .sole = true};
+    int r = registry_open(&options, &daemon->registry, err);
+
+    if (r == 0)
+        r = put_tenants(daemon, err);
+    return r < 0
+               ? r
+               : event_queue_open(registry_database(daemon->registry), &queue, &daemon->queue, err);
+}
+
+static int start_dispatcher(struct daemon *daemon, struct error *err)
+{
+    const struct config *config = daemon->config;
+    const struct config_limits none = {0};
+    const struct config_limits *limits = config && config->limits ? config->limits : &none;
+    struct dispatcher_config options = {
+        .hypervisor = &hypervisor_kvm,
+        .state = daemon->state,
+        .image = "base",
+        .kernel = "linux-6.12",
+        .keep_alive_ms = config ? config->keep_alive_s * 1000ull : 0,
+        .max_instances = limits->instances,
+        .min_available_bytes = (uint64_t)limits->min_available_mib << 20,
+        .shells_per_shape = config ? config->shells : 0};
+
+    return dispatcher_new(&options, &daemon->dispatcher, err);
+}
+
+static void queued(void *opaque)
+{
+    struct daemon *daemon = opaque;
+
+    if (daemon->worker)
+        event_worker_wake(daemon->worker);
+}
+
+/* The API has one opaque for its backend: the daemon, which hands on to both. */
+static int invoke(void *opaque, const struct api_invocation *invocation,
+                  struct api_invocation_result *ret_result, struct error *err)
+{
+    const struct daemon *daemon = opaque;
+
+    return lambda_backend_ops.invoke(daemon->backend, invocation, ret_result, err);
+}
+
+static void changed(void *opaque, const char *tenant, const char *function)
+{
+    const struct daemon *daemon = opaque;
+
+    lambda_backend_ops.changed(daemon->backend, tenant, function);
+}
+
+static int provisioned(void *opaque, const struct provisioned *item, const char *tenant,
+                       struct api_provisioned_status *ret_status)
+{
+    const struct daemon *daemon = opaque;
+
+    return lambda_backend_ops.provisioned(daemon->backend, item, tenant, ret_status);
+}
+
+static int metrics(void *opaque, char **ret_text)
+{
+    const struct daemon *daemon = opaque;
+
+    return lambda_backend_ops.metrics(daemon->backend, ret_text);
+}
+
+static void failed(void *opaque, const char *request_id, const char *text)
+{
+    (void)opaque;
+    log_failed(request_id, text);
+}
+
+static const struct api_backend daemon_backend = {.invoke = invoke,
+                                                  .changed = changed,
+                                                  .queued = queued,
+                                                  .provisioned = provisioned,
+                                                  .metrics = metrics,
+                                                  .failed = failed};
+
+static int start_backend(struct daemon *daemon, struct error *err)
+{
+    const struct config *config = daemon->config;
+    size_t n = config ? config->n_tenants : 0;
+    AUTO_FREE const char **tenants = calloc(n + 1, sizeof(*tenants));
+
+    if (!tenants)
+        return error_set(err, ENOMEM, "list the tenants");
+    for (size_t i = 0; i < n; i++)
+        tenants[i] = config->tenants[i].name;
+    if (n == 0)
+        tenants[n++] = own_tenant;
+    const struct lambda_backend_options options = {.registry = daemon->registry,
+                                                   .dispatcher = daemon->dispatcher,
+                                                   .tenants = tenants,
+                                                   .n_tenants = n,
+                                                   .failed = log_failed};
+    int r = lambda_backend_new(&options, &daemon->backend, err);
+    if (r < 0)
+        return r;
+    const struct event_worker_options worker = {.queue = daemon->queue,
+                                                .registry = daemon->registry,
+                                                .backend = &lambda_backend_ops,
+                                                .backend_opaque = daemon->backend,
+                                                .failed = log_failed};
+    return event_worker_new(&worker, &daemon->worker, err);
+}
+
+static int start_api(struct daemon *daemon, struct error *err)
+{
+    const struct config *config = daemon->config;
+    AUTO_FREE struct api_key *keys = NULL;
+    size_t n_keys = 0;
+    int r = list_keys(daemon, &keys, &n_keys);
+
+    if (r < 0)
+        return error_set(err, -r, "list the access keys");
+    const struct api_options options = {.registry = daemon->registry,
+                                        .queue = daemon->queue,
+                                        .backend = &daemon_backend,
+                                        .backend_opaque = daemon,
+                                        .region = region_of(daemon),
+                                        .keys = keys,
+                                        .n_keys = n_keys,
+                                        .default_tenant = default_tenant_of(daemon),
+                                        .unsigned_loopback = config && config->unsigned_loopback,
+                                        .public_url = config ? config->public_url : NULL};
+    return api_new(&options, &daemon->api, err);
+}
+
+static int read_pem(const char *path, char **ret_text, struct error *err)
+{
+    uint8_t *data = NULL;
+    size_t len = 0;
+    int r = fd_read_file(path, PEM_MAX_BYTES, &data, &len, err);
+
+    if (r == 0)
+        *ret_text = (char *)data;
+    return r;
+}
+
+static int start_http(struct daemon *daemon, struct error *err)
+{
+    const struct config *config = daemon->config;
+    struct http_server_options options = {.listen = daemon->listen,
+                                          .socket_path = daemon->socket_path,
+                                          .service = &api_service,
+                                          .opaque = daemon->api};
+    int r = 0;
+
+    if (config && config->limits) {
+        options.max_connections = config->limits->connections;
+        options.threads = config->limits->threads;
+        options.head_timeout_s = config->limits->head_timeout_s;
+        options.body_memory_bytes = (size_t)config->limits->body_memory_mib << 20;
+    }
+    if (config && config->tls) {
+        r = read_pem(config->tls->certificate, &daemon->certificate, err);
+        if (r == 0)
+            r = read_pem(config->tls->key, &daemon->key, err);
+        options.tls_certificate_pem = daemon->certificate;
+        options.tls_key_pem = daemon->key;
+    }
+    return r < 0 ? r : http_server_start(&options, &daemon->server, err);
+}
+
+static int start(struct daemon *daemon, struct error *err)
+{
+    static int (*const parts[])(struct daemon *, struct error *) = {
+        settle_options, start_store, start_dispatcher, start_backend, start_api, start_http};
+    int r = 0;
+
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]) && r == 0; i++)
+        r = parts[i](daemon, err);
+    return r;
+}
+
+static void stop(struct daemon *daemon)
+{
+    if (daemon->dispatcher && dispatcher_shutdown(daemon->dispatcher, SHUTDOWN_MS) < 0) {
+        log_line("error", "", "an instance does not end: leaving it to the kernel");
+        _exit(EXIT_FAILED);
+    }
+    http_server_stop(daemon->server);
+    event_worker_free(daemon->worker);
+    lambda_backend_stop(daemon->backend);
+    api_free(daemon->api);
+    lambda_backend_free(daemon->backend);
+    dispatcher_free(daemon->dispatcher);
+    if (daemon->queue)
+        event_queue_close(daemon->queue);
+    if (daemon->registry)
+        registry_close(daemon->registry);
+    config_free(daemon->config);
+    free(daemon->certificate);
+    free(daemon->key);
+}
+
+/* --- process --------------------------------------------------------------------------------- */
+
+/* Large blocks (uploads) go back to the kernel when they are freed, and threads share few arenas:
+ * the daemon stays small beside its instances. */
+static void stay_small(void)
+{
+    mallopt(M_MMAP_THRESHOLD, 256 << 10);
+    mallopt(M_ARENA_MAX, 2);
+}
+
+/* A descriptor or more for each connection and several for each instance. */
+static void raise_limits(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < MAX_DESCRIPTORS) {
+        limit.rlim_cur = limit.rlim_max < MAX_DESCRIPTORS ? limit.rlim_max : MAX_DESCRIPTORS;
+        (void)setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+static void say_ready(const struct daemon *daemon)
+{
+    char text[sizeof(((struct error *)0)->text)];
+
+    snprintf(text, sizeof(text), "ready: listening on %.100s (port %u) and on %.200s%s%.200s",
+             daemon->listen, http_server_port(daemon->server), daemon->socket_path,
+             daemon->has_own_key ? "; access key in " : "",
+             daemon->has_own_key ? daemon->credentials_path : "");
+    log_line("info", "", text);
+}
+
+int main(int argc, char **argv)
+{
+    struct daemon daemon = {.listen = NULL};
+    struct error err = {0};
+    sigset_t signals;
+    int number = 0, r = parse_options(argc, argv, &daemon);
+
+    if (r >= 0)
+        return r;
+    signal(SIGPIPE, SIG_IGN);
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before there are threads, so all have it */
+    raise_limits();
+    stay_small();
+    r = start(&daemon, &err);
+    if (r == 0) {
+        say_ready(&daemon);
+        sigwait(&signals, &number);
+        log_line("info", "", "ending");
+    } else {
+        log_line("error", "", err.text);
+    }
+    stop(&daemon);
+    return r == 0 ? 0 : EXIT_FAILED;
+}
