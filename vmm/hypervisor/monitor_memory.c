@@ -41,11 +41,13 @@ void monitor_memory_read(pid_t pid, uint64_t guest_bytes, struct monitor_memory 
     while (fgets(line, sizeof(line), file)) {
         if (parse_head(line, guest_bytes, &guest))
             continue;
-        /* A snapshot's page that is yet to reach the disk is dirty, and "private" if just one guest
-         * maps it; "anonymous" are only a guest's own copies. */
-        if (guest && sscanf(line, "Anonymous: %" SCNu64 " kB", &kib) == 1)
+        /* A file's page that is yet to reach the disk counts as private and dirty if just one
+         * process maps it; "anonymous" are only a process's own copies. */
+        if (sscanf(line, "Anonymous: %" SCNu64 " kB", &kib) != 1)
+            continue;
+        if (guest)
             ret_memory->guest_bytes += kib * 1024;
-        else if (!guest && sscanf(line, "Private_Dirty: %" SCNu64 " kB", &kib) == 1)
+        else
             ret_memory->own_bytes += kib * 1024;
     }
     fclose(file);

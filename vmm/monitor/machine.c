@@ -105,7 +105,8 @@ static int create_vm(struct machine *machine, const struct machine_config *confi
     /* Only old Intel processors want it; KVM elsewhere ignores it. */
     if (ioctl(machine->vm_fd, KVM_SET_TSS_ADDR, LAYOUT_TSS) < 0)
         return error_set(err, errno, "KVM_SET_TSS_ADDR");
-    int r = machine_memory_init(&machine->memory, machine->vm_fd, config->memory_mib, err);
+    int r = machine_memory_init(&machine->memory, machine->vm_fd, config->memory_mib,
+                                config->kernel_fd < 0, err);
     if (r == 0)
         r = machine_add_devices(machine, config, err); /* pmem disks bring memslots */
     if (r < 0)

@@ -7,6 +7,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 
 #include "common/bytes.h"
@@ -18,7 +19,7 @@
 #define PR_SET_VMA_ANON_NAME 0
 #endif
 
-enum { PAGEMAP_BATCH = 2048 };
+enum { PAGEMAP_BATCH = 2048, MAP_TRIES = 16 };
 
 static int keep_file(struct memory_file *file, int fd, uint64_t bytes)
 {
@@ -34,6 +35,15 @@ static void close_file(struct memory_file *file)
     if (file->bytes > 0)
         close(file->fd);
     file->bytes = 0;
+}
+
+/* While there are no memslots, or when the VM is gone: KVM walks all of a memslot that is unmapped.
+ */
+static void unmap_ram(struct machine_memory *memory)
+{
+    if (memory->is_mapped)
+        munmap(memory->ram, memory->ram_bytes);
+    memory->is_mapped = false;
 }
 
 static int add_slot(struct machine_memory *memory, uint64_t start, uint64_t len, uint8_t *host,
@@ -65,8 +75,46 @@ static int add_ram(struct machine_memory *memory, uint64_t start, uint64_t len, 
     return add_slot(memory, start, len, memory->ram + offset, 0, err);
 }
 
+/*
+ * RAM lies where the kernel puts nothing by itself: far below programs and libraries, and (in a
+ * test build) outside of AddressSanitizer's shadow. At random, so that one leaked address gives
+ * nothing of another process.
+ */
+static void *choose_place(void)
+{
+    static const uint64_t first = 0x200000000000, places = 0x30000, place_bytes = 1u << 30;
+    uint64_t random;
+
+    if (getrandom(&random, sizeof(random), 0) != sizeof(random))
+        return NULL;
+    return (void *)(uintptr_t)(first + random % places * place_bytes); /* of the address space */
+}
+
+/* -errno; ->ram is set on success. */
+static int map_anonymous(struct machine_memory *memory)
+{
+    int r = -ENOMEM;
+
+    for (int tries = 0; tries < MAP_TRIES; tries++) {
+        void *place = choose_place();
+
+        if (!place)
+            return -errno;
+        memory->ram =
+            mmap(place, memory->ram_bytes, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+        if (memory->ram == place)
+            return 0;
+        r = memory->ram == MAP_FAILED ? -errno : -EEXIST;
+        if (memory->ram != MAP_FAILED) /* a kernel that does not know the flag */
+            munmap(memory->ram, memory->ram_bytes);
+        memory->ram = NULL;
+    }
+    return r;
+}
+
 int machine_memory_init(struct machine_memory *memory, int vm_fd, uint32_t memory_mib,
-                        struct error *err)
+                        bool is_shell, struct error *err)
 {
     uint64_t bytes = (uint64_t)memory_mib << 20;
     uint64_t low = bytes < LAYOUT_RAM_LOW_MAX ? bytes : LAYOUT_RAM_LOW_MAX;
@@ -74,16 +122,17 @@ int machine_memory_init(struct machine_memory *memory, int vm_fd, uint32_t memor
     if (memory_mib < LAYOUT_MEMORY_MIN_MIB || memory_mib > LAYOUT_MEMORY_MAX_MIB)
         return error_say(err, EINVAL, "guest memory of %u MiB: must be %d to %d", memory_mib,
                          LAYOUT_MEMORY_MIN_MIB, LAYOUT_MEMORY_MAX_MIB);
-    void *ram = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (ram == MAP_FAILED)
-        return error_set(err, errno, "reserve %u MiB of guest memory", memory_mib);
-    /* A name for /proc/PID/smaps, by which the monitor's own memory is told from the guest's. */
-    prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, ram, bytes, "mayfly-guest");
     memory->vm_fd = vm_fd;
-    memory->ram = ram;
     memory->ram_bytes = bytes;
-    int r = add_ram(memory, 0, low, 0, err);
+    int r = map_anonymous(memory);
+    if (r < 0)
+        return error_set(err, -r, "reserve %u MiB of guest memory", memory_mib);
+    memory->is_mapped = true;
+    /* A name for /proc/PID/smaps, by which the monitor's own memory is told from the guest's. */
+    prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, memory->ram, bytes, "mayfly-guest");
+    if (is_shell)
+        unmap_ram(memory);
+    r = add_ram(memory, 0, low, 0, err);
     return r < 0 ? r : add_ram(memory, LAYOUT_RAM_HIGH, bytes - low, low, err);
 }
 
@@ -140,9 +189,11 @@ int machine_memory_map(struct machine_memory *memory, int fd, struct error *err)
     int r = keep_file(&memory->file, fd, memory->ram_bytes);
     if (r < 0)
         return error_set(err, -r, "memory file");
-    if (mmap(memory->ram, memory->ram_bytes, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, 0) == MAP_FAILED)
+    void *ram = mmap(memory->ram, memory->ram_bytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_FIXED_NOREPLACE | MAP_NORESERVE, fd, 0);
+    if (ram == MAP_FAILED)
         return error_set(err, errno, "map memory file");
+    memory->is_mapped = true;
     return 0;
 }
 
@@ -252,6 +303,5 @@ void machine_memory_done(struct machine_memory *memory)
         close_file(&memory->pmem[i].file);
     }
     close_file(&memory->file);
-    if (memory->ram)
-        munmap(memory->ram, memory->ram_bytes);
+    unmap_ram(memory);
 }
