@@ -3,7 +3,7 @@
  *
  * Builds: whatever the registry lists as pending is built by two threads, each build once at a
  * time; after a restart the list is still there. A build that failed for the host's own reasons
- * stays pending and is tried again a little later; one whose init phase failed is Failed.
+ * stays pending and is tried again after RETRY_S; one whose init phase failed is Failed.
  */
 #include "lambda_backend.h"
 
@@ -14,15 +14,24 @@
 #include <string.h>
 #include <time.h>
 
+#include "common/clock.h"
 #include "lambda_version.h"
 
-enum { BUILDERS = 2, PENDING_MAX = 64, RETRY_S = 5, LINES_BYTES = 640 };
+enum { BUILDERS = 2, PENDING_MAX = 1024, RETRY_S = 30, WAIT_S = 5, LINES_BYTES = 640 };
+
+/* A build that failed, and is not to be tried again before. */
+struct put_off {
+    uint64_t build_id;
+    uint64_t until_us;
+};
 
 struct lambda_backend {
     struct lambda_backend_options options; /* but for the tenants */
     pthread_mutex_t lock;                  /* of all below */
     pthread_cond_t work;
-    uint64_t building[BUILDERS]; /* build ids under way; 0: none */
+    uint64_t building[BUILDERS];         /* build ids under way; 0: none */
+    struct put_off put_off[PENDING_MAX]; /* a ring: the oldest gives way */
+    size_t next_put_off;
     pthread_t builders[BUILDERS];
     unsigned n_builders;
     uint64_t changes; /* counts: a builder that saw nothing to do waits for the next one */
@@ -124,10 +133,26 @@ static bool is_building(const struct lambda_backend *backend, uint64_t build_id)
     return false;
 }
 
+/* One that fails again and again must not keep the others from their turn, nor fill the log. */
+static bool is_put_off(const struct lambda_backend *backend, uint64_t build_id, uint64_t now_us)
+{
+    for (size_t i = 0; i < PENDING_MAX; i++)
+        if (backend->put_off[i].build_id == build_id && backend->put_off[i].until_us > now_us)
+            return true;
+    return false;
+}
+
+static void put_off(struct lambda_backend *backend, uint64_t build_id)
+{
+    backend->put_off[backend->next_put_off] =
+        (struct put_off){build_id, clock_now_us() + RETRY_S * 1000000ull};
+    backend->next_put_off = (backend->next_put_off + 1) % PENDING_MAX;
+}
+
 /* With the lock: the oldest build that nobody is at; 0: none. */
 static uint64_t next_build(struct lambda_backend *backend)
 {
-    uint64_t pending[PENDING_MAX];
+    uint64_t pending[PENDING_MAX], now_us = clock_now_us();
     struct error err;
     size_t n = 0;
 
@@ -136,7 +161,7 @@ static uint64_t next_build(struct lambda_backend *backend)
         return 0;
     }
     for (size_t i = 0; i < n; i++)
-        if (!is_building(backend, pending[i]))
+        if (!is_building(backend, pending[i]) && !is_put_off(backend, pending[i], now_us))
             return pending[i];
     return 0;
 }
@@ -281,7 +306,7 @@ static void wait_for_change(struct lambda_backend *backend, uint64_t seen)
     int r = 0;
 
     clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += RETRY_S;
+    until.tv_sec += WAIT_S;
     while (r == 0 && !backend->is_ending && backend->changes == seen)
         r = pthread_cond_timedwait(&backend->work, &backend->lock, &until);
 }
@@ -310,7 +335,9 @@ static void *builder_main(void *opaque)
         provisioned_at = build_id ? UINT64_MAX : seen;
         pthread_mutex_lock(&backend->lock);
         backend->building[self] = 0;
-        if (r < 0)
+        if (build_id && r < 0)
+            put_off(backend, build_id);
+        else if (r < 0)
             wait_for_change(backend, seen);
     }
     pthread_mutex_unlock(&backend->lock);
