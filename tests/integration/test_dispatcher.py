@@ -116,10 +116,11 @@ class Dispatcher:
         directories = self.directories()
         assert self.call("shutdown", deadline_ms=deadline_ms)["result"] == 0
         assert children(self.process.pid) == [], "processes are left"
-        left = [path for path in directories if os.path.exists(path)]
+        # The file that VMs' users are locked in is everybody's, and stays open.
+        left = [path for path in directories if os.path.exists(path) and not path.endswith("/uids")]
         assert not left, f"directories are left: {left}"
         files = len(os.listdir(f"/proc/{self.process.pid}/fd"))
-        assert files <= 4, f"{files} descriptors are open"
+        assert files <= 5, f"{files} descriptors are open"
         self.process.stdin.close()
         assert self.process.wait(60) == 0
 
