@@ -129,6 +129,8 @@ def check_descriptors(monitor):
                r"anon_inode:kvm-vcpu:0": 1,
                r"anon_inode:\[eventfd\]": 9,  # the loop, the end, the console, queues of devices
                r"anon_inode:\[timerfd\]": 2,  # console output, time limits of streams
+               # What its memory and its root are mapped from: to tell a file that was cut short.
+               r".*/snapshots/cache/[0-9a-f]{64}\.mem": 1, r".*/images/cache/[^/]+": 1,
                r"socket:\[\d+\]": 5}  # control, clients' listener, the agent's stream, its copies
     counts = {}
     for fd in os.listdir(f"/proc/{monitor}/fd"):
@@ -138,6 +140,9 @@ def check_descriptors(monitor):
             continue  # a timer that was closed meanwhile
         known = [pattern for pattern in allowed if re.fullmatch(pattern, target)]
         assert known, (fd, target)
+        if "/cache/" in target:
+            flags = int(re.search(r"flags:\t(\d+)", read(f"proc/{monitor}/fdinfo/{fd}"))[1], 8)
+            assert flags & os.O_ACCMODE == os.O_RDONLY, (target, oct(flags))
         counts[known[0]] = counts.get(known[0], 0) + 1
     for pattern, n in counts.items():
         assert n <= allowed[pattern], (pattern, n)
