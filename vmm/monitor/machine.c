@@ -318,8 +318,11 @@ int machine_start(struct machine *machine, struct error *err)
     machine->status.boot_tsc = vcpu_read_tsc(machine->vcpus[0]);
     int r = 0;
 
-    for (unsigned i = 0; i < machine->n_vcpus && r == 0; i++)
+    for (unsigned i = 0; i < machine->n_vcpus && r == 0; i++) {
+        if (machine->is_shell)
+            vcpu_expect_restore(machine->vcpus[i]);
         r = vcpu_start(machine->vcpus[i], err);
+    }
     if (r < 0)
         return r;
     machine_pause(machine); /* each has its filter, has been in KVM_RUN once, and is out of it */

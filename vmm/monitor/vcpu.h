@@ -59,6 +59,9 @@ void vcpu_free(struct vcpu *vcpu);
 /* vcpu_boot - put it at @entry in the 64-bit boot protocol's state (the boot processor only). */
 int vcpu_boot(struct vcpu *vcpu, gpa_t entry, struct error *err);
 
+/* vcpu_expect_restore - of a shell: do ahead what a restore probably would. No thread yet. */
+void vcpu_expect_restore(struct vcpu *vcpu);
+
 /* vcpu_start - make the thread, which puts its filter on and waits, paused. */
 int vcpu_start(struct vcpu *vcpu, struct error *err);
 

@@ -80,6 +80,7 @@ int vcpu_state_baseline(int kvm_fd, int vcpu_fd, struct vcpu_baseline *ret_basel
         {KVM_GET_MP_STATE, "KVM_GET_MP_STATE", &ret_baseline->mp_state},
         {KVM_GET_VCPU_EVENTS, "KVM_GET_VCPU_EVENTS", &ret_baseline->events},
         {KVM_GET_DEBUGREGS, "KVM_GET_DEBUGREGS", &ret_baseline->debugregs},
+        {KVM_GET_XCRS, "KVM_GET_XCRS", &ret_baseline->xcrs},
     };
     struct kvm_sregs sregs;
     int r = transfer_all(vcpu_fd, list, ARRAY_LEN(list), err);
@@ -90,6 +91,15 @@ int vcpu_state_baseline(int kvm_fd, int vcpu_fd, struct vcpu_baseline *ret_basel
         return r;
     ret_baseline->apic_base = sregs.apic_base;
     return read_msrs(kvm_fd, vcpu_fd, &ret_baseline->msrs, err);
+}
+
+void vcpu_state_expect(int vcpu_fd, uint64_t xcr0, struct vcpu_baseline *baseline)
+{
+    const struct kvm_xcrs xcrs = {.nr_xcrs = 1, .xcrs[0] = {.xcr = 0, .value = xcr0}};
+
+    if (ioctl(vcpu_fd, KVM_SET_XCRS, &xcrs) == 0 &&
+        ioctl(vcpu_fd, KVM_GET_XCRS, &baseline->xcrs) < 0)
+        baseline->xcrs = (struct kvm_xcrs){0}; /* nothing is like it: it will be set */
 }
 
 int vcpu_state_get(int kvm_fd, int vcpu_fd, const struct vcpu_baseline *baseline,
@@ -193,15 +203,15 @@ static int set_unusual(int vcpu_fd, const struct vcpu_baseline *baseline,
 int vcpu_state_set(int vcpu_fd, struct kvm_run *run, const struct vcpu_baseline *baseline,
                    const struct vcpu_state *state, struct error *err)
 {
-    const struct transfer fpu[] = {
-        {KVM_SET_XCRS, "KVM_SET_XCRS", &state->xcrs},
-        {KVM_SET_XSAVE, "KVM_SET_XSAVE", &state->xsave},
-    };
+    const struct transfer xcrs = {KVM_SET_XCRS, "KVM_SET_XCRS", &state->xcrs};
+    const struct transfer xsave = {KVM_SET_XSAVE, "KVM_SET_XSAVE", &state->xsave};
     const struct transfer lapic = {KVM_SET_LAPIC, "KVM_SET_LAPIC", &state->lapic};
     int r = set_registers(vcpu_fd, run, state, err);
 
+    if (r == 0 && memcmp(&state->xcrs, &baseline->xcrs, sizeof(state->xcrs)) != 0)
+        r = transfer_all(vcpu_fd, &xcrs, 1, err);
     if (r == 0)
-        r = transfer_all(vcpu_fd, fpu, ARRAY_LEN(fpu), err);
+        r = transfer_all(vcpu_fd, &xsave, 1, err);
     if (r == 0)
         r = set_apic_base(vcpu_fd, baseline, state, err);
     if (r == 0)

@@ -39,12 +39,19 @@ struct vcpu_baseline {
     struct kvm_vcpu_events events;
     struct kvm_debugregs debugregs;
     struct kvm_mp_state mp_state;
+    struct kvm_xcrs xcrs;
     uint64_t apic_base;
 };
 
 /* vcpu_state_baseline - of a vCPU that never ran. */
 int vcpu_state_baseline(int kvm_fd, int vcpu_fd, struct vcpu_baseline *ret_baseline,
                         struct error *err);
+
+/*
+ * vcpu_state_expect - give the vCPU of a shell the XCR0 that its guest has probably set, so that
+ * the restore need not. A wrong guess costs the call it would have saved.
+ */
+void vcpu_state_expect(int vcpu_fd, uint64_t xcr0, struct vcpu_baseline *baseline);
 
 /* vcpu_state_get - of a vCPU that is out of KVM_RUN, any thread; MSRs as in the baseline left out.
  */
