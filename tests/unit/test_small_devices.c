@@ -15,6 +15,7 @@
 #include "common/bytes.h"
 #include "common/clock.h"
 #include "monitor/devices/blk.h"
+#include "monitor/devices/freeze_point.h"
 #include "monitor/devices/pmem.h"
 #include "monitor/devices/rng.h"
 #include "virtio_driver.h"
@@ -335,6 +336,53 @@ static void pmem_bad_region(void **state)
     test_driver_done(&d);
 }
 
+static void count_call(void *opaque)
+{
+    ++*(int *)opaque;
+}
+
+/* A guest reads what passed since it came there, once; before and afterwards nothing did. */
+static void freeze_point(void **state)
+{
+    int calls = 0;
+    const struct freeze_point_config config = {
+        .has_host_tsc = true, .reached = count_call, .opaque = &calls};
+    struct freeze_point *point;
+    (void)state;
+
+    assert_int_equal(freeze_point_new(&config, &point, NULL), 0);
+    assert_false(freeze_point_is_reached(point));
+    assert_int_equal(freeze_point_read(point, 0) | freeze_point_read(point, 4), 0);
+    freeze_point_write(point);
+    assert_int_equal(calls, 1);
+    assert_true(freeze_point_is_reached(point));
+    uint64_t tsc = freeze_point_get_tsc(point);
+    freeze_point_set_tsc(point, tsc - (UINT64_C(5) << 32)); /* frozen long ago */
+    assert_true(freeze_point_missed_cycles(point) >= INT64_C(5) << 32);
+    (void)freeze_point_read(point, 0);
+    assert_int_equal(freeze_point_read(point, 4),
+                     5); /* the rest of this test takes under a second */
+    assert_int_equal(freeze_point_read(point, 3), UINT32_MAX);
+    assert_false(freeze_point_is_reached(point));
+    freeze_point_set_tsc(point, tsc + (UINT64_C(1) << 62)); /* on a host that was rebooted since */
+    assert_true(freeze_point_missed_cycles(point) < 0);
+    freeze_point_free(point);
+}
+
+/* Where a restore sets the guest's TSC, no time passes without the guest. */
+static void freeze_point_of_hardware(void **state)
+{
+    int calls = 0;
+    const struct freeze_point_config config = {.reached = count_call, .opaque = &calls};
+    struct freeze_point *point;
+    (void)state;
+
+    assert_int_equal(freeze_point_new(&config, &point, NULL), 0);
+    freeze_point_set_tsc(point, 0);
+    assert_int_equal(freeze_point_missed_cycles(point), 0);
+    freeze_point_free(point);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -350,6 +398,8 @@ int main(void)
         cmocka_unit_test(rng_is_rate_limited),
         cmocka_unit_test(pmem_flush),
         cmocka_unit_test(pmem_bad_region),
+        cmocka_unit_test(freeze_point),
+        cmocka_unit_test(freeze_point_of_hardware),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
