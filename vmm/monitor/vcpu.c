@@ -384,7 +384,7 @@ int vcpu_set_state(struct vcpu *vcpu, const struct vcpu_state *state, struct err
         vcpu_state_set(vcpu->fd, vcpu->can_sync ? vcpu->run : NULL, &vcpu->baseline, state, err);
 
     if (r == 0 && vcpu->assist)
-        assist_restored(vcpu->assist);
+        r = assist_restored(vcpu->assist, state, vcpu->host->count == 1, err);
     vcpu->restored = r == 0;
     return r;
 }

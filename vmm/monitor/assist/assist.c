@@ -214,10 +214,12 @@ int assist_on_io(struct assist *assist, struct error *err)
     return arm(assist, err);
 }
 
-void assist_restored(struct assist *assist)
+int assist_restored(struct assist *assist, const struct vcpu_state *state, bool alone,
+                    struct error *err)
 {
     assist->breakpoint = 0;
     assist->stepping = false;
+    return alone ? 0 : arm_at(assist, page_fault_handler(assist, &state->sregs), err);
 }
 
 /*

@@ -47,10 +47,13 @@ int assist_on_debug(struct assist *assist, struct error *err);
 int assist_on_io(struct assist *assist, struct error *err);
 
 /*
- * assist_restored - the vCPU has got another guest's state. It stands in its kernel, at the freeze
- * point: the breakpoint can wait for assist_on_io() after the first exit, which is that port's.
+ * assist_restored - the vCPU has got @state of another guest, whose memory is in place. One that is
+ * @alone stands at the freeze point, and the breakpoint can wait for assist_on_io() after the first
+ * exit, which is that port's; of several, others stand elsewhere in the kernel and have no such
+ * exit.
  */
-void assist_restored(struct assist *assist);
+int assist_restored(struct assist *assist, const struct vcpu_state *state, bool alone,
+                    struct error *err);
 
 struct assist_counters assist_get_counters(const struct assist *assist);
 
