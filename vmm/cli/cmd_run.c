@@ -323,8 +323,11 @@ static int start_by_snapshot(struct run *run, struct error *err)
     r = function_snapshot_make(&config, &function, &run->instance, &result, &manifest, &booted,
                                err);
     if (r < 0 && !run->options.output && cannot_store(r)) {
-        say_unstored(run, err);
-        return start_by_boot(run, err);
+        unstored = *err;
+        r = start_by_boot(run, err);
+        if (r == 0) /* else that error says it all */
+            say_unstored(run, &unstored);
+        return r;
     }
     if (r < 0)
         return r;
