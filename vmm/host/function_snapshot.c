@@ -51,10 +51,11 @@ static int digest_configuration(const struct instance_function *function,
                                 char ret_hex[IMAGE_DIGEST_HEX + 1], struct error *err)
 {
     size_t n = 0;
-    AUTO_FREE const char **texts = calloc(4 + 2 * function->n_environment, sizeof(char *));
+    AUTO_FREE const char **texts = calloc(5 + 2 * function->n_environment, sizeof(char *));
 
     if (!texts)
         return error_set(err, ENOMEM, "digest a snapshot's key");
+    texts[n++] = function->owner ? function->owner : "";
     texts[n++] = function->runtime;
     texts[n++] = function->handler ? function->handler : "";
     texts[n++] = function->name;

@@ -70,6 +70,9 @@ struct instance_timings {
 };
 
 struct instance_function {
+    /* Whose it is. What an init phase made, keys and all, is in a snapshot: functions of two owners
+     * never share one, be their code the same to the last byte. NULL: of whoever has the state. */
+    const char *owner;
     const char *runtime;
     const char *handler;
     const char *name;

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "common/fd.h"
@@ -21,10 +22,13 @@ struct frozen_version {
     struct function_frozen parts;
 };
 
+enum { OWNER_BYTES = 256 };
+
 /* What one call works with. */
 struct work {
     struct function_snapshot_config config;
     struct instance_function function;
+    char owner[OWNER_BYTES];
     struct image_store *images; /* owned, as are the next two */
     struct snapshot_store *snapshots;
     struct package *opened; /* NULL: the caller's package is used */
@@ -57,6 +61,11 @@ static int work_init(struct work *work, const struct instance_source *source,
     work->config.instance.memory_mib = version->memory_mib;
     work->config.instance.vcpus = version->vcpus;
     work->function = version->function;
+    /* The build as well: one that is made anew has an init phase of its own. It is unique, and
+     * first: a tenant's name that does not fit does no harm. */
+    snprintf(work->owner, sizeof(work->owner), "%llu %s", (unsigned long long)version->build_id,
+             version->tenant);
+    work->function.owner = work->owner;
     if (work->function.package)
         return 0;
     if (!version->open_package)
