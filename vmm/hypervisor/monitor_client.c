@@ -23,6 +23,7 @@ enum {
     DATAGRAM_MAX_BYTES = 64 * 1024,
     REQUEST_MAX_BYTES = 64 * 1024,
     POLL_MAX_DATAGRAMS = 64, /* a flood does not keep the host busy */
+    PIPE_READS = 16,         /* of 4 KiB: what fits into a pipe */
     STOP_WAIT_MS = 1000,
     EXIT_WAIT_MS = 2000,
     DEATH_WAIT_MS = 1000, /* from the end of the socket to the end of the process */
@@ -55,13 +56,17 @@ static void set_end(struct monitor_client *client, enum vm_end end, const char *
         return; /* an eventfd at 0 always takes a 1 */
 }
 
-/* Keeps the last whole line of the monitor's stderr. */
+/* Keeps the last whole line of the monitor's stderr. One that never stops writing is not read for
+ * ever: a full pipe at most, then its turn is over. */
 static void drain_output(struct monitor_client *client)
 {
     char bytes[4096];
     ssize_t n;
 
-    while ((n = read(client->process.output, bytes, sizeof(bytes))) > 0) {
+    for (int reads = 0; reads < PIPE_READS; reads++) {
+        n = read(client->process.output, bytes, sizeof(bytes));
+        if (n <= 0)
+            return;
         for (ssize_t i = 0; i < n; i++) {
             if (bytes[i] == '\n') {
                 if (client->partial_bytes > 0)

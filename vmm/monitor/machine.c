@@ -283,6 +283,7 @@ void machine_free(struct machine *machine)
         return;
     if (machine->watches_memory)
         memory_loss_unwatch();
+    machine_pause(machine); /* none may come to the freeze point, and tell one that is freed */
     for (unsigned i = 0; i < machine->n_vcpus; i++)
         vcpu_free(machine->vcpus[i]);
     free(machine->arena);

@@ -269,6 +269,7 @@ int machine_snapshot(struct machine *machine, const struct machine_snapshot_fds 
     if (!freeze_point_is_reached(machine->freeze_point))
         return error_say(err, EINVAL, "snapshot: the guest does not stand at its freeze point");
     state.frozen_tsc = freeze_point_get_tsc(machine->freeze_point);
+    state.emulates_supervisor = machine->status.emulates_supervisor;
     put_cpu(&arena, machine, &state);
     /* Devices before vCPUs and memory: coming to rest, they may still write to guest memory and
      * raise interrupts. */
@@ -391,6 +392,15 @@ static bool same_pmem(const struct machine *machine, const State *state)
     return true;
 }
 
+/* Linux measures the TSC at each boot where the processor does not name its frequency, and never
+ * gets quite the same. KVM itself takes 250 ppm for equal (kvm.tsc_tolerance_ppm). */
+static bool same_frequency(uint32_t a_khz, uint32_t b_khz)
+{
+    uint32_t difference = a_khz > b_khz ? a_khz - b_khz : b_khz - a_khz;
+
+    return difference <= b_khz / 4000;
+}
+
 /* Does the state belong to a machine built like this one? */
 static int check_shape(const struct machine *machine, const State *state, struct error *err)
 {
@@ -407,9 +417,13 @@ static int check_shape(const struct machine *machine, const State *state, struct
         return damaged(err, "its devices are not the shell's");
     if (!state->ioapic || state->ioapic->n_entries != IOAPIC_PINS || !state->serial)
         return damaged(err, "no interrupt controller or console");
-    if (state->tsc_khz != machine->status.tsc_khz)
+    if (!same_frequency(state->tsc_khz, machine->status.tsc_khz))
         return error_say(err, ENOTSUP, "snapshot of a processor whose TSC runs at %u kHz; here %u",
                          state->tsc_khz, machine->status.tsc_khz);
+    if (state->emulates_supervisor != machine->status.emulates_supervisor)
+        return error_say(err, ENOTSUP, "snapshot of a KVM that %s supervisor mode; this one %s",
+                         state->emulates_supervisor ? "emulates" : "does not emulate",
+                         state->emulates_supervisor ? "does not" : "does");
     return check_cpu(machine, state->cpu, err);
 }
 
@@ -549,6 +563,9 @@ static int set_vcpus(struct machine *machine, const State *state, struct error *
         if (r == 0) {
             move_deadline(&vcpu, missed_cycles);
             r = vcpu_set_state(machine->vcpus[i], &vcpu, err);
+            /* What this KVM does not take is of no use here, and to be made anew. */
+            if (r == -EINVAL)
+                err->code = ENOTSUP;
         }
         if (r < 0)
             return error_wrap(err, "vCPU %u", i);

@@ -114,6 +114,7 @@ static const struct seccomp_rule control_rules[] = {
     PINNED(mmap, 2, PROT_EXEC, 0, "restore: memory; malloc. Never to be executed"),
     CALL(munmap, "the VM's end; malloc"),
     CALL(brk, "malloc"),
+    CALL(mremap, "malloc: a large block grows, such as a long list of pages"),
     PINNED(madvise, 2, ALL_BITS, MADV_DONTNEED, "malloc; stacks of ended threads"),
     KVM(KVM_GET_REGS, "snapshot"),
     KVM(KVM_SET_REGS, "restore"),

@@ -9,8 +9,8 @@
 struct freeze_point {
     struct freeze_point_config config;
     atomic_bool is_reached;
-    uint64_t tsc;     /* when the guest came */
-    uint64_t latched; /* what the read of the low half found */
+    _Atomic uint64_t tsc; /* when the guest came; several vCPUs of one that misbehaves may race */
+    _Atomic uint64_t latched; /* what the read of the low half found */
 };
 
 int freeze_point_new(const struct freeze_point_config *config, struct freeze_point **ret_point,
