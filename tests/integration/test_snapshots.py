@@ -146,10 +146,15 @@ def an_init_phase_that_fails_leaves_no_snapshot():
 
 
 def a_damaged_snapshot_is_refused_and_made_anew():
-    function = clone_function()
-    snapshots = json.loads(mayfly("snapshot", "ls", "--json", "--state", state).stdout)["snapshots"]
-    clone = [s for s in snapshots if s["level"] == "function" and s["name"] != "greeting"][0]
-    part = os.path.join(state, "snapshots", clone["id"], "state.pb")
+    ids = lambda: {s["id"] for s in json.loads(
+        mayfly("snapshot", "ls", "--json", "--state", state).stdout)["snapshots"]}
+    function = write_function(os.path.join(work, "damaged"), "def handler(e, c):\n    return e\n")
+    before = ids()
+    done, _ = run(function)
+    assert done.returncode == 0, done.stderr
+    made = ids() - before
+    assert len(made) == 1, made
+    part = os.path.join(state, "snapshots", made.pop(), "state.pb")
     with open(part, "r+b") as file:
         file.seek(os.path.getsize(part) // 2)
         byte = file.read(1)
