@@ -83,17 +83,6 @@ int boot_mount_tmp(uint64_t size_bytes, bool is_mounted, struct failure *failure
     return mount_at("tmpfs", "/tmp", flags, options, failure);
 }
 
-void boot_quiet(void)
-{
-    static const char seconds[] = "3600";
-    int fd = open("/proc/sys/vm/stat_interval", O_WRONLY | O_CLOEXEC);
-
-    if (fd < 0)
-        return;
-    (void)!write(fd, seconds, sizeof(seconds) - 1);
-    close(fd);
-}
-
 int boot_loopback_up(struct failure *failure)
 {
     struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};

@@ -21,13 +21,6 @@ int boot_mounts(bool contained, struct failure *failure);
  */
 int boot_mount_tmp(uint64_t size_bytes, bool is_mounted, struct failure *failure);
 
-/*
- * boot_quiet - stop what the kernel does every second for the sake of statistics: a guest that has
- * just been restored would do it instead of its first event. Not in a contained agent: the setting
- * is the machine's. A failure costs time only.
- */
-void boot_quiet(void);
-
 /* boot_loopback_up - 127.0.0.1 answers. Returns 0 or -errno. */
 int boot_loopback_up(struct failure *failure);
 

@@ -28,8 +28,6 @@ int main(int argc, char **argv)
     }
     if (boot_mounts(socket_path != NULL, &failure) < 0)
         agent_die("%s", failure.text);
-    if (!socket_path)
-        boot_quiet();
     start.null_fd = boot_standard_files(&failure);
     if (start.null_fd < 0)
         agent_die("%s", failure.text);

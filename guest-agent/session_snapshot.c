@@ -40,6 +40,22 @@ static void end_badly(struct ending *ending, const struct failure *failure)
     snprintf(ending->message, sizeof(ending->message), "%.255s", failure->text);
 }
 
+/* The runtime has said how its part went, or has ended: @send tells the host. */
+static int end_phase(struct session *session, enum session_state next,
+                     const struct session_input *input,
+                     int (*send)(struct session *session, struct ending *ending))
+{
+    struct ending ending;
+    int result = 0;
+
+    session_describe(session, input, &ending);
+    if (next == STATE_DEAD)
+        result = session_bury_runtime(session);
+    if (result == 0)
+        result = send(session, &ending);
+    return result < 0 ? result : (int)next;
+}
+
 /* ---- Preload ---- */
 
 static int send_preloaded(struct session *session, struct ending *ending)
@@ -108,16 +124,8 @@ int session_preload(struct session *session, enum session_state next,
 int session_preload_done(struct session *session, enum session_state next,
                          const struct session_input *input)
 {
-    struct ending ending;
-    int result = 0;
-
-    session_describe(session, input, &ending);
     (void)rmdir(LIBRARY_DIR);
-    if (next == STATE_DEAD)
-        result = session_bury_runtime(session);
-    if (result == 0)
-        result = send_preloaded(session, &ending);
-    return result < 0 ? result : (int)next;
+    return end_phase(session, next, input, send_preloaded);
 }
 
 /* ---- Freeze ---- */
@@ -223,15 +231,7 @@ int session_freeze(struct session *session, enum session_state next,
 int session_frozen(struct session *session, enum session_state next,
                    const struct session_input *input)
 {
-    struct ending ending;
-    int result = 0;
-
-    session_describe(session, input, &ending);
-    if (next == STATE_DEAD)
-        result = session_bury_runtime(session);
-    if (result == 0)
-        result = send_frozen(session, &ending);
-    return result < 0 ? result : (int)next;
+    return end_phase(session, next, input, send_frozen);
 }
 
 /* ---- Restored ---- */
@@ -350,13 +350,5 @@ int session_restore(struct session *session, enum session_state next,
 int session_awake(struct session *session, enum session_state next,
                   const struct session_input *input)
 {
-    struct ending ending;
-    int result = 0;
-
-    session_describe(session, input, &ending);
-    if (next == STATE_DEAD)
-        result = session_bury_runtime(session);
-    if (result == 0)
-        result = send_restore_result(session, &ending);
-    return result < 0 ? result : (int)next;
+    return end_phase(session, next, input, send_restore_result);
 }

@@ -126,16 +126,9 @@ const char *bench_source_run_directory(const struct bench_source *source)
 
 static void on_stage(void *opaque, enum instance_stage stage)
 {
-    static const char *const words[] = {[STAGE_DECOMPRESS] = "decompressing image and kernel",
-                                        [STAGE_VM_CREATE] = "creating the VM",
-                                        [STAGE_KERNEL] = "booting the guest",
-                                        [STAGE_INIT] = "init phase",
-                                        [STAGE_FREEZE] = "taking a snapshot",
-                                        [STAGE_RESTORE] = "restoring a snapshot",
-                                        [STAGE_INVOKE] = "invoking the function"};
     struct bench_source *source = opaque;
 
-    stage_ticker_say(source->ticker, words[stage]);
+    stage_ticker_say_stage(source->ticker, stage);
 }
 
 static struct function_snapshot_config config_of(struct bench_source *source, uint32_t memory_mib)

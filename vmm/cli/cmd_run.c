@@ -95,16 +95,9 @@ static int take_input(struct run *run)
 
 static void on_stage(void *opaque, enum instance_stage stage)
 {
-    static const char *const words[] = {[STAGE_DECOMPRESS] = "decompressing image and kernel",
-                                        [STAGE_VM_CREATE] = "creating the VM",
-                                        [STAGE_KERNEL] = "booting the guest",
-                                        [STAGE_INIT] = "init phase",
-                                        [STAGE_FREEZE] = "taking a snapshot",
-                                        [STAGE_RESTORE] = "restoring a snapshot",
-                                        [STAGE_INVOKE] = "invoking the function"};
     struct run *run = opaque;
 
-    stage_ticker_say(run->ticker, words[stage]);
+    stage_ticker_say_stage(run->ticker, stage);
 }
 
 static void on_log(void *opaque, bool is_stderr, const void *data, size_t len_bytes,

@@ -165,3 +165,16 @@ void stage_ticker_free(struct stage_ticker *ticker)
     pthread_mutex_destroy(&ticker->lock);
     free(ticker);
 }
+
+void stage_ticker_say_stage(struct stage_ticker *ticker, enum instance_stage stage)
+{
+    static const char *const words[] = {[STAGE_DECOMPRESS] = "decompressing image and kernel",
+                                        [STAGE_VM_CREATE] = "creating the VM",
+                                        [STAGE_KERNEL] = "booting the guest",
+                                        [STAGE_INIT] = "init phase",
+                                        [STAGE_FREEZE] = "taking a snapshot",
+                                        [STAGE_RESTORE] = "restoring a snapshot",
+                                        [STAGE_INVOKE] = "invoking the function"};
+
+    stage_ticker_say(ticker, words[stage]);
+}

@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "host/instance.h"
+
 struct stage_ticker;
 
 /* stage_ticker_new - NULL when there is no memory or thread: every call below takes NULL. */
@@ -17,6 +19,9 @@ struct stage_ticker *stage_ticker_new(void);
 
 /* stage_ticker_say - @what (a literal) begins now; NULL: nothing is being done. */
 void stage_ticker_say(struct stage_ticker *ticker, const char *what);
+
+/* stage_ticker_say_stage - likewise, for a stage of an instance. */
+void stage_ticker_say_stage(struct stage_ticker *ticker, enum instance_stage stage);
 
 /* stage_ticker_count - how far what is being done has come; shown with it until the next say. */
 void stage_ticker_count(struct stage_ticker *ticker, uint64_t done, uint64_t total);

@@ -294,21 +294,28 @@ static int make_runtime(const struct function_snapshot_config *config,
     return r;
 }
 
+/* The runtime level of @tree, made if it is missing. */
+static int take_runtime(const struct function_snapshot_config *config,
+                        const struct instance_function *function, const struct tree *tree,
+                        struct snapshot_manifest *ret_manifest, bool *ret_made, struct error *err)
+{
+    char name[SNAPSHOT_NAME_MAX + 1];
+
+    name_of_level(tree, SNAPSHOT_RUNTIME, name, sizeof(name));
+    int r = find_level(config, name, ret_manifest, err);
+    *ret_made = r == -ENOENT;
+    return r == -ENOENT ? make_runtime(config, function, tree, ret_manifest, err) : r;
+}
+
 int function_snapshot_make_runtime(const struct function_snapshot_config *config,
                                    const struct instance_function *function, bool *ret_made,
                                    struct error *err)
 {
-    char name[SNAPSHOT_NAME_MAX + 1];
     struct snapshot_manifest runtime;
     struct tree tree;
     int r = find_tree(config, function, &tree, err);
 
-    if (r < 0)
-        return r;
-    name_of_level(&tree, SNAPSHOT_RUNTIME, name, sizeof(name));
-    r = find_level(config, name, &runtime, err);
-    *ret_made = r == -ENOENT;
-    return r == -ENOENT ? make_runtime(config, function, &tree, &runtime, err) : r;
+    return r < 0 ? r : take_runtime(config, function, &tree, &runtime, ret_made, err);
 }
 
 /* The instance that could not be frozen may be as good as ever. */
@@ -328,7 +335,6 @@ int function_snapshot_make(const struct function_snapshot_config *config,
                            struct agent_result *ret_result, struct snapshot_manifest *ret_manifest,
                            bool *ret_booted, struct error *err)
 {
-    char name[SNAPSHOT_NAME_MAX + 1];
     struct snapshot_manifest runtime;
     struct instance *instance = NULL;
     struct agent_result frozen;
@@ -339,12 +345,7 @@ int function_snapshot_make(const struct function_snapshot_config *config,
     *ret_booted = false;
     if (r < 0)
         return r;
-    name_of_level(&tree, SNAPSHOT_RUNTIME, name, sizeof(name));
-    r = find_level(config, name, &runtime, err);
-    if (r == -ENOENT) {
-        *ret_booted = true;
-        r = make_runtime(config, function, &tree, &runtime, err);
-    }
+    r = take_runtime(config, function, &tree, &runtime, ret_booted, err);
     if (r == 0)
         r = function_snapshot_restore(config, &runtime, &instance, err);
     if (r == 0)

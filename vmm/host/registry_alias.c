@@ -284,15 +284,11 @@ int registry_list_aliases(struct registry *registry, const struct function_key *
     struct connection *connection;
     struct function_ids ids;
     char after[QUALIFIER_MAX + 1];
-    int max = page_size(max_items, err), r = max < 0 ? max : check_marker(marker, after, err);
+    int max = row_begin_list(registry, key, marker, max_items, &connection, &ids, after, err);
 
-    if (r == 0)
-        r = database_begin_read(registry->database, &connection, err);
-    if (r < 0)
-        return r;
-    r = row_find_function(connection, key, &ids, err);
-    if (r == 0)
-        r = list(connection, ids.function_id, version, after, max, ret_page, err);
+    if (max < 0)
+        return max;
+    int r = list(connection, ids.function_id, version, after, max, ret_page, err);
     database_end_read(connection);
     return r;
 }

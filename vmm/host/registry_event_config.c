@@ -184,17 +184,13 @@ int registry_list_event_configs(struct registry *registry, const struct function
     struct function_ids ids;
     sqlite3_stmt *row;
     char after[QUALIFIER_MAX + 1];
-    int max = page_size(max_items, err), r = max < 0 ? max : check_marker(marker, after, err);
+    int max = row_begin_list(registry, key, marker, max_items, &connection, &ids, after, err);
 
-    if (r == 0)
-        r = database_begin_read(registry->database, &connection, err);
-    if (r < 0)
-        return r;
+    if (max < 0)
+        return max;
     ret_page->n = 0;
     ret_page->next_marker[0] = '\0';
-    r = row_find_function(connection, key, &ids, err);
-    if (r == 0)
-        r = sql_get(connection, &row, err,
+    int r = sql_get(connection, &row, err,
                     "SELECT " CONFIG_COLUMNS " FROM event_configs WHERE function_id = ?1"
                     " AND qualifier > ?2 ORDER BY qualifier LIMIT ?3",
                     NUMBER(ids.function_id), TEXT(after), NUMBER(max + 1));

@@ -66,6 +66,16 @@ struct function_ids {
 int row_find_function(struct connection *connection, const struct function_key *key,
                       struct function_ids *ret_ids, struct error *err);
 
+/*
+ * row_begin_list - what every listing by qualifier begins with. Returns how many a page holds, and
+ * a read that is open (database_end_read()), with @key's function and the marker in @ret_after. Or
+ * -EINVAL, -ENOENT, and no read.
+ */
+int row_begin_list(struct registry *registry, const struct function_key *key, const char *marker,
+                   int64_t max_items, struct connection **ret_connection,
+                   struct function_ids *ret_ids, char ret_after[QUALIFIER_MAX + 1],
+                   struct error *err);
+
 /* row_no_function - the error for one that is not there. -ENOENT. */
 int row_no_function(const struct function_key *key, struct error *err);
 

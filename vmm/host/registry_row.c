@@ -50,6 +50,24 @@ int row_has_version(struct connection *connection, int64_t function_id, uint32_t
                    NUMBER(function_id), NUMBER(number));
 }
 
+int row_begin_list(struct registry *registry, const struct function_key *key, const char *marker,
+                   int64_t max_items, struct connection **ret_connection,
+                   struct function_ids *ret_ids, char ret_after[QUALIFIER_MAX + 1],
+                   struct error *err)
+{
+    int max = page_size(max_items, err), r = max < 0 ? max : check_marker(marker, ret_after, err);
+
+    if (r == 0)
+        r = database_begin_read(registry->database, ret_connection, err);
+    if (r < 0)
+        return r;
+    r = row_find_function(*ret_connection, key, ret_ids, err);
+    if (r == 0)
+        return max;
+    database_end_read(*ret_connection);
+    return r;
+}
+
 int row_check_qualifier(struct connection *connection, const struct function_key *key,
                         struct function_ids *ret_ids, enum qualifier_kind *ret_kind,
                         const char **ret_text, struct error *err)

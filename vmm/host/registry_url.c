@@ -236,17 +236,13 @@ int registry_list_urls(struct registry *registry, const struct function_key *key
     struct function_ids ids;
     sqlite3_stmt *row;
     char after[QUALIFIER_MAX + 1];
-    int max = page_size(max_items, err), r = max < 0 ? max : check_marker(marker, after, err);
+    int max = row_begin_list(registry, key, marker, max_items, &connection, &ids, after, err);
 
-    if (r == 0)
-        r = database_begin_read(registry->database, &connection, err);
-    if (r < 0)
-        return r;
+    if (max < 0)
+        return max;
     ret_page->n = 0;
     ret_page->next_marker[0] = '\0';
-    r = row_find_function(connection, key, &ids, err);
-    if (r == 0)
-        r = sql_get(connection, &row, err,
+    int r = sql_get(connection, &row, err,
                     /* $LATEST's row is "": not after any marker, so the first page takes it too. */
                     URLS " WHERE u.function_id = ?1 AND u.qualifier >= ?2"
                          " AND (?3 OR u.qualifier > ?2) ORDER BY u.qualifier LIMIT ?4",

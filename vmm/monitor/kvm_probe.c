@@ -5,10 +5,10 @@
 #include <linux/kvm.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 
 #include "common/clock.h"
 #include "common/fd.h"
+#include "kvm_probe_vm.h"
 
 enum { PAGE = 4096, TRIES = 3, EMULATED_ABOVE_NS = 100000, CODE_AT = 0 };
 
@@ -16,53 +16,7 @@ enum { PAGE = 4096, TRIES = 3, EMULATED_ABOVE_NS = 100000, CODE_AT = 0 };
 static const uint8_t loop_code[] = {0xb9, 0xe8, 0x03, 0x00, 0x00, 0x49,
                                     0x75, 0xfd, 0xe6, 0x10, 0xf4};
 
-struct tiny_vm {
-    int vm_fd, vcpu_fd;
-    uint8_t *memory;
-    struct kvm_run *run;
-    size_t run_size;
-};
-
-static void tiny_vm_done(struct tiny_vm *vm)
-{
-    if (vm->run)
-        munmap(vm->run, vm->run_size);
-    if (vm->vcpu_fd >= 0)
-        close(vm->vcpu_fd);
-    if (vm->vm_fd >= 0)
-        close(vm->vm_fd);
-    if (vm->memory)
-        munmap(vm->memory, PAGE);
-}
-
-static int tiny_vm_init(int kvm_fd, struct tiny_vm *vm, struct error *err)
-{
-    void *memory = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-    if (memory == MAP_FAILED)
-        return error_set(err, errno, "map a page");
-    vm->memory = memory;
-    memcpy(vm->memory + CODE_AT, loop_code, sizeof(loop_code));
-    vm->vm_fd = ioctl(kvm_fd, KVM_CREATE_VM, 0);
-    if (vm->vm_fd < 0)
-        return error_set(err, errno, "KVM_CREATE_VM");
-    struct kvm_userspace_memory_region region = {.memory_size = PAGE,
-                                                 .userspace_addr = (uintptr_t)vm->memory};
-    if (ioctl(vm->vm_fd, KVM_SET_USER_MEMORY_REGION, &region) < 0)
-        return error_set(err, errno, "KVM_SET_USER_MEMORY_REGION");
-    vm->vcpu_fd = ioctl(vm->vm_fd, KVM_CREATE_VCPU, 0);
-    int size = ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
-    if (vm->vcpu_fd < 0 || size <= 0)
-        return error_set(err, errno, "KVM_CREATE_VCPU");
-    void *run = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, vm->vcpu_fd, 0);
-    if (run == MAP_FAILED)
-        return error_set(err, errno, "map kvm_run");
-    vm->run = run;
-    vm->run_size = (size_t)size;
-    return 0;
-}
-
-static int set_entry(struct tiny_vm *vm, struct error *err)
+static int set_entry(struct probe_vm *vm, struct error *err)
 {
     const struct kvm_segment flat = {
         .limit = 0xffffffff, .selector = 0x10, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1};
@@ -82,7 +36,7 @@ static int set_entry(struct tiny_vm *vm, struct error *err)
     return 0;
 }
 
-static int run_once(struct tiny_vm *vm, uint64_t *ret_ns, struct error *err)
+static int run_once(struct probe_vm *vm, uint64_t *ret_ns, struct error *err)
 {
     int r = set_entry(vm, err);
 
@@ -102,10 +56,12 @@ static int run_once(struct tiny_vm *vm, uint64_t *ret_ns, struct error *err)
 
 int kvm_probe_supervisor(int kvm_fd, struct kvm_probe *ret, struct error *err)
 {
-    __attribute__((cleanup(tiny_vm_done))) struct tiny_vm vm = {.vm_fd = -1, .vcpu_fd = -1};
+    __attribute__((cleanup(probe_vm_done))) struct probe_vm vm = PROBE_VM_NONE;
     uint64_t best = UINT64_MAX;
-    int r = tiny_vm_init(kvm_fd, &vm, err);
+    int r = probe_vm_init(kvm_fd, PAGE, &vm, err);
 
+    if (r == 0)
+        memcpy(vm.memory + CODE_AT, loop_code, sizeof(loop_code));
     /* The best of a few: the first run faults pages in, any may be preempted. */
     for (int i = 0; i < TRIES && r == 0; i++) {
         uint64_t ns = 0;

@@ -8,10 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 
 #include "common/bytes.h"
 #include "common/fd.h"
+#include "kvm_probe_vm.h"
 #include "kvm_probe.h"
 
 enum {
@@ -43,63 +43,13 @@ static const uint8_t code[] = {
     0xf4,
 };
 
-struct probe_vm {
-    int vm_fd, vcpu_fd;
-    uint8_t *memory;
-    struct kvm_run *run;
-    size_t run_size;
-};
-
-static void probe_vm_done(struct probe_vm *vm)
+/* Page tables that map the first 2 MiB, and the code. */
+static void fill_memory(const struct probe_vm *vm)
 {
-    if (vm->run)
-        munmap(vm->run, vm->run_size);
-    if (vm->vcpu_fd >= 0)
-        close(vm->vcpu_fd);
-    if (vm->vm_fd >= 0)
-        close(vm->vm_fd);
-    if (vm->memory)
-        munmap(vm->memory, PAGES * PAGE);
-}
-
-static int make_memory(struct probe_vm *vm, struct error *err)
-{
-    void *memory =
-        mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-    if (memory == MAP_FAILED)
-        return error_set(err, errno, "map four pages");
-    vm->memory = memory;
     store_le64(vm->memory + TABLES_AT, (TABLES_AT + PAGE) | ENTRY);
     store_le64(vm->memory + TABLES_AT + PAGE, (TABLES_AT + 2 * PAGE) | ENTRY);
     store_le64(vm->memory + TABLES_AT + 2 * PAGE, ENTRY_2_MIB);
     memcpy(vm->memory + CODE_AT, code, sizeof(code));
-    return 0;
-}
-
-static int probe_vm_init(int kvm_fd, struct probe_vm *vm, struct error *err)
-{
-    int r = make_memory(vm, err);
-
-    if (r < 0)
-        return r;
-    vm->vm_fd = ioctl(kvm_fd, KVM_CREATE_VM, 0);
-    if (vm->vm_fd < 0)
-        return error_set(err, errno, "KVM_CREATE_VM");
-    struct kvm_userspace_memory_region region = {.memory_size = PAGES * PAGE,
-                                                 .userspace_addr = (uintptr_t)vm->memory};
-    if (ioctl(vm->vm_fd, KVM_SET_USER_MEMORY_REGION, &region) < 0)
-        return error_set(err, errno, "KVM_SET_USER_MEMORY_REGION");
-    vm->vcpu_fd = ioctl(vm->vm_fd, KVM_CREATE_VCPU, 0);
-    int size = ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
-    if (vm->vcpu_fd < 0 || size <= 0)
-        return error_set(err, errno, "KVM_CREATE_VCPU");
-    void *run = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, vm->vcpu_fd, 0);
-    if (run == MAP_FAILED)
-        return error_set(err, errno, "map kvm_run");
-    vm->run = run;
-    vm->run_size = (size_t)size;
-    return 0;
 }
 
 /* The host's CPUID with another name. */
@@ -178,11 +128,13 @@ static int run_to_end(const struct probe_vm *vm, struct error *err)
 
 int kvm_probe_cpuid(int kvm_fd, bool *ret_is_kept, struct error *err)
 {
-    __attribute__((cleanup(probe_vm_done))) struct probe_vm vm = {.vm_fd = -1, .vcpu_fd = -1};
-    int r = probe_vm_init(kvm_fd, &vm, err);
+    __attribute__((cleanup(probe_vm_done))) struct probe_vm vm = PROBE_VM_NONE;
+    int r = probe_vm_init(kvm_fd, PAGES * PAGE, &vm, err);
 
-    if (r == 0)
+    if (r == 0) {
+        fill_memory(&vm);
         r = set_brand(kvm_fd, &vm, err);
+    }
     if (r == 0)
         r = set_entry(&vm, err);
     if (r == 0)

@@ -96,6 +96,10 @@ int api_fail_function(struct api_turn *turn, int r, const struct function_key *k
 
 /* api_reply_json - @object is taken over; NULL is a lack of memory. */
 void api_reply_json(struct api_turn *turn, unsigned status, json_t *object);
+/* api_reply_page - of a listing: @items (taken over) under @name, and the marker unless it is "".
+ */
+void api_reply_page(struct api_turn *turn, const char *name, json_t *items,
+                    const char *next_marker);
 void api_reply_empty(struct api_turn *turn, unsigned status);
 /* api_reply_bytes - @data (owned by the heap) is taken over. */
 void api_reply_bytes(struct api_turn *turn, unsigned status, const char *content_type, void *data,

@@ -27,6 +27,15 @@ void api_reply_json(struct api_turn *turn, unsigned status, json_t *object)
         turn->response->status = 500; /* no memory for words either */
 }
 
+void api_reply_page(struct api_turn *turn, const char *name, json_t *items, const char *next_marker)
+{
+    json_t *object = json_pack("{s:o}", name, items);
+
+    if (next_marker[0])
+        (void)json_object_set_new(object, "NextMarker", json_string(next_marker));
+    api_reply_json(turn, 200, object);
+}
+
 void api_reply_empty(struct api_turn *turn, unsigned status)
 {
     turn->response->status = status;

@@ -219,10 +219,7 @@ void handle_list_aliases(struct api_turn *turn)
         for (size_t i = 0; i < page->n; i++)
             (void)json_array_append_new(aliases,
                                         alias_json(turn, target.key.name, &page->aliases[i]));
-        json_t *object = json_pack("{s:o}", "Aliases", aliases);
-        if (page->next_marker[0])
-            (void)json_object_set_new(object, "NextMarker", json_string(page->next_marker));
-        api_reply_json(turn, 200, object);
+        api_reply_page(turn, "Aliases", aliases, page->next_marker);
     }
     free(page);
 }

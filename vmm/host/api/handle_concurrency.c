@@ -173,10 +173,7 @@ static void list_provisioned(struct api_turn *turn)
             (void)json_object_set_new(object, "FunctionArn", json_string(arn));
             (void)json_array_append_new(configs, object);
         }
-        json_t *object = json_pack("{s:o}", "ProvisionedConcurrencyConfigs", configs);
-        if (page->next_marker[0])
-            (void)json_object_set_new(object, "NextMarker", json_string(page->next_marker));
-        api_reply_json(turn, 200, object);
+        api_reply_page(turn, "ProvisionedConcurrencyConfigs", configs, page->next_marker);
     }
     free(page);
 }

@@ -175,10 +175,7 @@ void handle_list_event_configs(struct api_turn *turn)
         for (size_t i = 0; i < page->n; i++)
             (void)json_array_append_new(configs,
                                         config_json(turn, target.key.name, &page->items[i]));
-        json_t *object = json_pack("{s:o}", "FunctionEventInvokeConfigs", configs);
-        if (page->next_marker[0])
-            (void)json_object_set_new(object, "NextMarker", json_string(page->next_marker));
-        api_reply_json(turn, 200, object);
+        api_reply_page(turn, "FunctionEventInvokeConfigs", configs, page->next_marker);
     }
     free(page);
 }

@@ -162,11 +162,8 @@ void handle_list_functions(struct api_turn *turn)
         (void)json_array_append_new(
             functions, api_function_json(turn->api, page.functions[i],
                                          versions ? page.functions[i]->version_text : NULL));
-    json_t *object = json_pack("{s:o}", "Functions", functions);
-    if (page.next_marker[0])
-        (void)json_object_set_new(object, "NextMarker", json_string(page.next_marker));
+    api_reply_page(turn, "Functions", functions, page.next_marker);
     function_page_done(&page);
-    api_reply_json(turn, 200, object);
 }
 
 /* --- change ---------------------------------------------------------------------------------- */

@@ -203,10 +203,7 @@ void handle_list_urls(struct api_turn *turn)
 
         for (size_t i = 0; i < page->n; i++)
             (void)json_array_append_new(urls, url_json(turn, &page->urls[i]));
-        json_t *object = json_pack("{s:o}", "FunctionUrlConfigs", urls);
-        if (page->next_marker[0])
-            (void)json_object_set_new(object, "NextMarker", json_string(page->next_marker));
-        api_reply_json(turn, 200, object);
+        api_reply_page(turn, "FunctionUrlConfigs", urls, page->next_marker);
     }
     free(page);
 }

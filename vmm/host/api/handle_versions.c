@@ -53,9 +53,6 @@ void handle_list_versions(struct api_turn *turn)
     for (size_t i = 0; i < page.n; i++)
         (void)json_array_append_new(versions, api_function_json(turn->api, page.functions[i],
                                                                 page.functions[i]->version_text));
-    json_t *object = json_pack("{s:o}", "Versions", versions);
-    if (page.next_marker[0])
-        (void)json_object_set_new(object, "NextMarker", json_string(page.next_marker));
+    api_reply_page(turn, "Versions", versions, page.next_marker);
     function_page_done(&page);
-    api_reply_json(turn, 200, object);
 }
