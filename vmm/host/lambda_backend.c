@@ -1,9 +1,5 @@
 /*
- * Functions of the registry on the dispatcher: see lambda_backend.h.
- *
- * Builds: whatever the registry lists as pending is built by two threads, each build once at a
- * time; after a restart the list is still there. A build that failed for the host's own reasons
- * stays pending and is tried again after RETRY_S; one whose init phase failed is Failed.
+ * Functions of the registry on the dispatcher: see lambda_backend.h. Builds are function_builder's.
  */
 #include "lambda_backend.h"
 
@@ -12,29 +8,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#include "common/clock.h"
+#include "function_builder.h"
 #include "lambda_version.h"
 
-enum { BUILDERS = 2, PENDING_MAX = 1024, RETRY_S = 30, WAIT_S = 5, LINES_BYTES = 640 };
-
-/* A build that failed, and is not to be tried again before. */
-struct put_off {
-    uint64_t build_id;
-    uint64_t until_us;
-};
+enum { LINES_BYTES = 640 };
 
 struct lambda_backend {
     struct lambda_backend_options options; /* but for the tenants */
+    struct function_builder *builder;      /* owned */
     pthread_mutex_t lock;                  /* of all below */
     pthread_cond_t work;
-    uint64_t building[BUILDERS];         /* build ids under way; 0: none */
-    struct put_off put_off[PENDING_MAX]; /* a ring: the oldest gives way */
-    size_t next_put_off;
-    pthread_t builders[BUILDERS];
-    unsigned n_builders;
-    uint64_t changes; /* counts: a builder that saw nothing to do waits for the next one */
+    pthread_t provisioner;
+    bool has_provisioner;
+    uint64_t changes; /* counts: what the provisioner has not seen */
     bool is_ending;
     char **tenants; /* owned; constant */
     size_t n_tenants;
@@ -123,92 +110,6 @@ static int backend_invoke(void *opaque, const struct api_invocation *invocation,
     return r < 0 ? r : take_result(invocation, &result, ret_result, err);
 }
 
-/* --- builds ---------------------------------------------------------------------------------- */
-
-static bool is_building(const struct lambda_backend *backend, uint64_t build_id)
-{
-    for (unsigned i = 0; i < BUILDERS; i++)
-        if (backend->building[i] == build_id)
-            return true;
-    return false;
-}
-
-/* One that fails again and again must not keep the others from their turn, nor fill the log. */
-static bool is_put_off(const struct lambda_backend *backend, uint64_t build_id, uint64_t now_us)
-{
-    for (size_t i = 0; i < PENDING_MAX; i++)
-        if (backend->put_off[i].build_id == build_id && backend->put_off[i].until_us > now_us)
-            return true;
-    return false;
-}
-
-static void put_off(struct lambda_backend *backend, uint64_t build_id)
-{
-    backend->put_off[backend->next_put_off] =
-        (struct put_off){build_id, clock_now_us() + RETRY_S * 1000000ull};
-    backend->next_put_off = (backend->next_put_off + 1) % PENDING_MAX;
-}
-
-/* With the lock: the oldest build that nobody is at; 0: none. */
-static uint64_t next_build(struct lambda_backend *backend)
-{
-    uint64_t pending[PENDING_MAX], now_us = clock_now_us();
-    struct error err;
-    size_t n = 0;
-
-    if (registry_list_pending(backend->options.registry, pending, PENDING_MAX, &n, &err) < 0) {
-        backend->options.failed("", err.text);
-        return 0;
-    }
-    for (size_t i = 0; i < n; i++)
-        if (!is_building(backend, pending[i]) && !is_put_off(backend, pending[i], now_us))
-            return pending[i];
-    return 0;
-}
-
-/* Why the init phase failed, for State and its reason. */
-static const char *failure_of(const struct invocation_result *result)
-{
-    if (result->kind == INVOKED_OK)
-        return NULL;
-    return result->payload ? (const char *)result->payload : "the init phase failed";
-}
-
-/* 0: done, one way or the other; else it stays pending. */
-static int build(struct lambda_backend *backend, uint64_t build_id)
-{
-    struct registry *registry = backend->options.registry;
-    struct invocation_result result = {.payload = NULL};
-    struct function *function = NULL;
-    struct lambda_version version;
-    struct error err;
-    int r = registry_find_build(registry, build_id, &function, &err);
-
-    if (r < 0)
-        return r == -ENOENT ? 0 : r; /* deleted or changed meanwhile */
-    r = lambda_version_init(&version, registry, function, &err);
-    if (r == 0) {
-        if (function->version == VERSION_LATEST) /* its older build serves no more */
-            instance_pool_invalidate(dispatcher_pool(backend->options.dispatcher), function->tenant,
-                                     function->name, function->version_text);
-        r = dispatcher_build(backend->options.dispatcher, &version.version, NULL, NULL, &result,
-                             &err);
-        lambda_version_done(&version);
-    }
-    if (r == 0 && result.kind == INVOKED_THROTTLED) /* no room on this host: later */
-        r = error_say(&err, EAGAIN, "there is no room for another instance");
-    if (r == 0)
-        r = registry_finish_build(registry, build_id, failure_of(&result), &err);
-    invocation_result_done(&result);
-    if (r < 0 && r != -ESTALE && r != -ESHUTDOWN) {
-        error_wrap(&err, "make the snapshot of '%s' of tenant '%s'", function->name,
-                   function->tenant);
-        backend->options.failed("", err.text);
-    }
-    function_free(function);
-    return r == -ESTALE ? 0 : r;
-}
-
 /* --- provisioned concurrency ----------------------------------------------------------------- */
 
 static void provision_one(struct lambda_backend *backend, const char *tenant,
@@ -281,6 +182,36 @@ static int backend_provisioned(void *opaque, const struct provisioned *provision
     return r;
 }
 
+/* After each change and build. */
+static void *provisioner_main(void *opaque)
+{
+    struct lambda_backend *backend = opaque;
+    uint64_t seen = UINT64_MAX;
+
+    pthread_mutex_lock(&backend->lock);
+    while (!backend->is_ending) {
+        if (seen == backend->changes) {
+            pthread_cond_wait(&backend->work, &backend->lock);
+            continue;
+        }
+        seen = backend->changes;
+        pthread_mutex_unlock(&backend->lock);
+        for (size_t i = 0; i < backend->n_tenants; i++)
+            provision_all(backend, backend->tenants[i]);
+        pthread_mutex_lock(&backend->lock);
+    }
+    pthread_mutex_unlock(&backend->lock);
+    return NULL;
+}
+
+static void note_change(struct lambda_backend *backend)
+{
+    pthread_mutex_lock(&backend->lock);
+    backend->changes++;
+    pthread_cond_broadcast(&backend->work);
+    pthread_mutex_unlock(&backend->lock);
+}
+
 /* --- changes --------------------------------------------------------------------------------- */
 
 /* What is gone, or no longer provisioned, is let go at once. */
@@ -294,54 +225,26 @@ static void backend_changed(void *opaque, const char *tenant, const char *name)
     if (registry_find(backend->options.registry, &key, -1, &function, &err) == -ENOENT)
         instance_pool_invalidate(dispatcher_pool(backend->options.dispatcher), tenant, name, NULL);
     function_free(function);
-    pthread_mutex_lock(&backend->lock);
-    backend->changes++;
-    pthread_cond_broadcast(&backend->work);
-    pthread_mutex_unlock(&backend->lock);
+    note_change(backend);
+    function_builder_wake(backend->builder);
 }
 
-static void wait_for_change(struct lambda_backend *backend, uint64_t seen)
-{
-    struct timespec until;
-    int r = 0;
+/* --- builds ---------------------------------------------------------------------------------- */
 
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += WAIT_S;
-    while (r == 0 && !backend->is_ending && backend->changes == seen)
-        r = pthread_cond_timedwait(&backend->work, &backend->lock, &until);
+static int build(void *opaque, const struct function_version *version,
+                 struct invocation_result *ret_result, struct error *err)
+{
+    const struct lambda_backend *backend = opaque;
+
+    if (strcmp(version->function.version, "$LATEST") == 0) /* its older build serves no more */
+        instance_pool_invalidate(dispatcher_pool(backend->options.dispatcher), version->tenant,
+                                 version->function.name, version->function.version);
+    return dispatcher_build(backend->options.dispatcher, version, NULL, NULL, ret_result, err);
 }
 
-/* The first builder also looks after what is provisioned, after each change. */
-static void *builder_main(void *opaque)
+static void built(void *opaque)
 {
-    struct lambda_backend *backend = opaque;
-    unsigned self = 0;
-    uint64_t provisioned_at = UINT64_MAX;
-
-    pthread_mutex_lock(&backend->lock);
-    while (self < backend->n_builders && !pthread_equal(backend->builders[self], pthread_self()))
-        self++;
-    while (!backend->is_ending && self < BUILDERS) {
-        uint64_t seen = backend->changes, build_id = next_build(backend);
-        int r = -ENOENT;
-
-        backend->building[self] = build_id;
-        pthread_mutex_unlock(&backend->lock);
-        if (build_id)
-            r = build(backend, build_id);
-        else if (self == 0 && provisioned_at != seen)
-            for (size_t i = 0; i < backend->n_tenants; i++)
-                provision_all(backend, backend->tenants[i]);
-        provisioned_at = build_id ? UINT64_MAX : seen;
-        pthread_mutex_lock(&backend->lock);
-        backend->building[self] = 0;
-        if (build_id && r < 0)
-            put_off(backend, build_id);
-        else if (r < 0)
-            wait_for_change(backend, seen);
-    }
-    pthread_mutex_unlock(&backend->lock);
-    return NULL;
+    note_change(opaque);
 }
 
 /* --- the rest of the API's table ------------------------------------------------------------- */
@@ -419,34 +322,38 @@ static int copy_tenants(struct lambda_backend *backend,
     return backend->tenants ? 0 : -ENOMEM;
 }
 
+static int start(struct lambda_backend *backend, struct error *err)
+{
+    const struct function_builder_options options = {.registry = backend->options.registry,
+                                                     .build = build,
+                                                     .built = built,
+                                                     .opaque = backend,
+                                                     .failed = backend->options.failed};
+    int r = function_builder_new(&options, &backend->builder, err);
+
+    if (r < 0)
+        return r;
+    r = pthread_create(&backend->provisioner, NULL, provisioner_main, backend);
+    backend->has_provisioner = r == 0;
+    return r == 0 ? 0 : error_set(err, r, "start what holds provisioned instances");
+}
+
 int lambda_backend_new(const struct lambda_backend_options *options,
                        struct lambda_backend **ret_backend, struct error *err)
 {
     struct lambda_backend *backend = calloc(1, sizeof(*backend));
-    pthread_condattr_t monotonic;
-    int e = 0;
 
     if (!backend)
         return error_set(err, ENOMEM, "make the backend");
     backend->options = *options;
     pthread_mutex_init(&backend->lock, NULL);
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&backend->work, &monotonic);
-    pthread_condattr_destroy(&monotonic);
-    if (copy_tenants(backend, options) < 0)
-        e = ENOMEM;
-    pthread_mutex_lock(&backend->lock); /* a builder finds its own number once all are known */
-    while (e == 0 && backend->n_builders < BUILDERS) {
-        e = pthread_create(&backend->builders[backend->n_builders], NULL, builder_main, backend);
-        if (e == 0)
-            backend->n_builders++;
-    }
-    pthread_mutex_unlock(&backend->lock);
-    if (e) {
+    pthread_cond_init(&backend->work, NULL);
+    int r = copy_tenants(backend, options) < 0 ? error_set(err, ENOMEM, "make the backend")
+                                               : start(backend, err);
+    if (r < 0) {
         lambda_backend_stop(backend);
         lambda_backend_free(backend);
-        return error_set(err, e, "start the builders");
+        return r;
     }
     *ret_backend = backend;
     return 0;
@@ -456,19 +363,21 @@ void lambda_backend_stop(struct lambda_backend *backend)
 {
     if (!backend)
         return;
+    function_builder_stop(backend->builder);
     pthread_mutex_lock(&backend->lock);
     backend->is_ending = true;
     pthread_cond_broadcast(&backend->work);
     pthread_mutex_unlock(&backend->lock);
-    for (unsigned i = 0; i < backend->n_builders; i++)
-        pthread_join(backend->builders[i], NULL);
-    backend->n_builders = 0;
+    if (backend->has_provisioner)
+        pthread_join(backend->provisioner, NULL);
+    backend->has_provisioner = false;
 }
 
 void lambda_backend_free(struct lambda_backend *backend)
 {
     if (!backend)
         return;
+    function_builder_free(backend->builder);
     for (size_t i = 0; i < backend->n_tenants; i++)
         free(backend->tenants[i]);
     free(backend->tenants);

@@ -1,8 +1,9 @@
 /*
  * What runs functions for the API: the registry's functions on the dispatcher's instances.
- * Builds what waits for its snapshot, holds what is provisioned, turns results into Lambda's.
+ * Has built what waits for its snapshot (function_builder.h), holds what is provisioned, turns
+ * results into Lambda's.
  *
- * Process: mayflyd. Threads: any through the API's calls; two of its own for builds.
+ * Process: mayflyd. Threads: any through the API's calls; its own for builds and provisioning.
  */
 #ifndef MAYFLY_HOST_LAMBDA_BACKEND_H
 #define MAYFLY_HOST_LAMBDA_BACKEND_H
