@@ -89,7 +89,7 @@ static void run_event(const struct event_worker *worker, const struct event *eve
     struct event_result result = {.outcome = EVENT_SUCCEEDED, .status = 200};
     struct function *function = NULL;
     struct error err = {0};
-    int r = registry_find(options->registry, &key, roll, &function, &err);
+    int r = registry_find_served(options->registry, &key, roll, &function, &err);
 
     if (r == 0)
         r = invoke(worker, event, function, &answer, &err);

@@ -81,14 +81,47 @@ static int take_result(const struct api_invocation *invocation, struct invocatio
     return 0;
 }
 
-static int backend_invoke(void *opaque, const struct api_invocation *invocation,
-                          struct api_invocation_result *ret_result, struct error *err)
+static bool is_deleted(const struct lambda_backend *backend, const char *tenant, const char *name)
 {
-    struct lambda_backend *backend = opaque;
-    const struct function *function = invocation->function;
-    struct invocation_result result;
+    const struct function_key key = {tenant, name, NULL};
+    struct function *function = NULL;
+    struct error ignored;
+    int r = registry_find(backend->options.registry, &key, -1, &function, &ignored);
+
+    function_free(function);
+    return r == -ENOENT;
+}
+
+/* Of a build that is nobody's any more, what an invocation or the builder has called back. */
+static void let_go(const struct lambda_backend *backend, const struct function_version *version)
+{
+    struct instance_pool *pool = dispatcher_pool(backend->options.dispatcher);
+
+    instance_pool_drop_build(pool, version);
+    if (is_deleted(backend, version->tenant, version->function.name))
+        instance_pool_invalidate(pool, version->tenant, version->function.name, NULL);
+}
+
+static bool is_nobodys(const struct lambda_backend *backend, uint64_t build_id)
+{
+    struct function *function = NULL;
+    struct error ignored;
+    int r = registry_find_build(backend->options.registry, build_id, &function, &ignored);
+
+    function_free(function);
+    return r == -ENOENT;
+}
+
+/* *ret_is_late: the function was updated or deleted after it was looked up, and what it was has no
+ * snapshot any more. */
+static int invoke_build(struct lambda_backend *backend, const struct api_invocation *invocation,
+                        const struct function *function, struct invocation_result *ret_result,
+                        bool *ret_is_late, struct error *err)
+{
+    uint64_t generation = registry_generation(backend->options.registry);
     struct lambda_version version;
 
+    *ret_is_late = false;
     if (function->state == FUNCTION_PENDING)
         return error_say(err, EBUSY, "the function's snapshot is being made");
     if (function->state == FUNCTION_FAILED)
@@ -103,10 +136,46 @@ static int backend_invoke(void *opaque, const struct api_invocation *invocation,
                                      .event_bytes = invocation->payload_bytes,
                                      .client_context = invocation->client_context,
                                      .trace_id = invocation->trace_id};
-    r = dispatcher_invoke(backend->options.dispatcher, &event, &result, err);
+    r = dispatcher_invoke(backend->options.dispatcher, &event, ret_result, err);
+    /* An instance that was started for a build that ended meanwhile would be kept for nobody. */
+    if ((r < 0 || ret_result->start != START_WARM) &&
+        registry_generation(backend->options.registry) != generation &&
+        is_nobodys(backend, function->build_id)) {
+        let_go(backend, &version.version);
+        *ret_is_late = r < 0 && r != -ESHUTDOWN;
+    }
     lambda_version_done(&version);
     if (r == -EINVAL || r == -EAGAIN || r == -ENOENT) /* the host's own trouble, not the client's */
         r = -EIO;
+    return r;
+}
+
+/* Once more, with what the function is now. -ENOENT: deleted. */
+static int invoke_late(struct lambda_backend *backend, const struct api_invocation *invocation,
+                       struct invocation_result *ret_result, struct error *err)
+{
+    const struct function *old = invocation->function;
+    const struct function_key key = {old->tenant, old->name, old->version_text};
+    struct function *function = NULL;
+    bool is_late;
+    int r = registry_find_served(backend->options.registry, &key, -1, &function, err);
+
+    if (r == 0)
+        r = invoke_build(backend, invocation, function, ret_result, &is_late, err);
+    function_free(function);
+    return r;
+}
+
+static int backend_invoke(void *opaque, const struct api_invocation *invocation,
+                          struct api_invocation_result *ret_result, struct error *err)
+{
+    struct lambda_backend *backend = opaque;
+    struct invocation_result result;
+    bool is_late;
+    int r = invoke_build(backend, invocation, invocation->function, &result, &is_late, err);
+
+    if (r < 0 && is_late)
+        r = invoke_late(backend, invocation, &result, err);
     return r < 0 ? r : take_result(invocation, &result, ret_result, err);
 }
 
@@ -218,34 +287,58 @@ static void note_change(struct lambda_backend *backend)
 static void backend_changed(void *opaque, const char *tenant, const char *name)
 {
     struct lambda_backend *backend = opaque;
-    const struct function_key key = {tenant, name, NULL};
-    struct function *function = NULL;
-    struct error err;
 
-    if (registry_find(backend->options.registry, &key, -1, &function, &err) == -ENOENT)
+    if (is_deleted(backend, tenant, name))
         instance_pool_invalidate(dispatcher_pool(backend->options.dispatcher), tenant, name, NULL);
-    function_free(function);
     note_change(backend);
     function_builder_wake(backend->builder);
 }
 
 /* --- builds ---------------------------------------------------------------------------------- */
 
+static int check_runtime(void *opaque, const char *runtime, struct error *err)
+{
+    const struct lambda_backend *backend = opaque;
+
+    return backend->options.check_runtime(backend->options.opaque, runtime, err);
+}
+
 static int build(void *opaque, const struct function_version *version,
                  struct invocation_result *ret_result, struct error *err)
 {
     const struct lambda_backend *backend = opaque;
 
-    if (strcmp(version->function.version, "$LATEST") == 0) /* its older build serves no more */
-        instance_pool_invalidate(dispatcher_pool(backend->options.dispatcher), version->tenant,
-                                 version->function.name, version->function.version);
     return dispatcher_build(backend->options.dispatcher, version, NULL, NULL, ret_result, err);
 }
 
-static void built(void *opaque)
+static void build_ended(void *opaque, const struct function_version *version, enum build_end end)
 {
-    note_change(opaque);
+    struct lambda_backend *backend = opaque;
+    struct instance_pool *pool = dispatcher_pool(backend->options.dispatcher);
+
+    switch (end) {
+    case BUILD_SERVES:
+        instance_pool_keep_build(pool, version);
+        note_change(backend);
+        break;
+    case BUILD_FAILED:
+        instance_pool_drop_build(pool, version);
+        break;
+    case BUILD_NOBODYS:
+        let_go(backend, version);
+        break;
+    }
 }
+
+static void build_failed(void *opaque, const char *text)
+{
+    const struct lambda_backend *backend = opaque;
+
+    backend->options.failed("", text);
+}
+
+static const struct function_builder_ops builder_ops = {
+    .check = check_runtime, .build = build, .ended = build_ended, .failed = build_failed};
 
 /* --- the rest of the API's table ------------------------------------------------------------- */
 
@@ -324,11 +417,8 @@ static int copy_tenants(struct lambda_backend *backend,
 
 static int start(struct lambda_backend *backend, struct error *err)
 {
-    const struct function_builder_options options = {.registry = backend->options.registry,
-                                                     .build = build,
-                                                     .built = built,
-                                                     .opaque = backend,
-                                                     .failed = backend->options.failed};
+    const struct function_builder_options options = {
+        .registry = backend->options.registry, .ops = &builder_ops, .opaque = backend};
     int r = function_builder_new(&options, &backend->builder, err);
 
     if (r < 0)

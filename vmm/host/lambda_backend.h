@@ -18,6 +18,9 @@ struct lambda_backend_options {
     struct dispatcher *dispatcher; /* its configuration's image: of runtimes without one */
     const char *const *tenants;    /* whose provisioned concurrency is to be held; copied */
     size_t n_tenants;
+    /* Is there what functions of a runtime need? As runtime_check_images(). Any thread. */
+    int (*check_runtime)(void *opaque, const char *runtime, struct error *err);
+    void *opaque;
     /* What nobody waits for and went wrong; one line. Any thread. */
     void (*failed)(const char *request_id, const char *text);
 };

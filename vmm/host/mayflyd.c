@@ -25,6 +25,7 @@
 #include "hypervisor/hypervisor.h"
 #include "lambda_backend.h"
 #include "run_directory.h"
+#include "runtime_images.h"
 
 enum {
     EXIT_USAGE = 2,
@@ -249,9 +250,30 @@ static int list_keys(const struct daemon *daemon, struct api_key **ret_keys, siz
 
 /* --- parts, in their order ------------------------------------------------------------------- */
 
+static const char kernel[] = "linux-6.12";
+
+static int check_images(void *opaque, const char *runtime, struct error *err)
+{
+    const struct daemon *daemon = opaque;
+    char path[PATH_BYTES];
+
+    snprintf(path, sizeof(path), "%s/images", daemon->state);
+    return runtime_check_images(path, kernel, runtime, err);
+}
+
+/* A function whose runtime has no image is refused, but not where there is no image at all: such a
+ * host is still being set up, and builds wait for it. */
+static int check_runtime(void *opaque, const char *runtime, struct error *err)
+{
+    int r = check_images(opaque, runtime, err);
+
+    return r == -EAGAIN ? 0 : r == -ENOENT ? -EINVAL : r;
+}
+
 static int start_store(struct daemon *daemon, struct error *err)
 {
-    const struct registry_options options = {.state = daemon->state};
+    const struct registry_options options = {
+        .state = daemon->state, .check_runtime = check_runtime, .opaque = daemon};
     const struct event_queue_options queue = {.region = region_of(daemon), .sole = true};
     int r = registry_open(&options, &daemon->registry, err);
 
@@ -271,7 +293,7 @@ static int start_dispatcher(struct daemon *daemon, struct error *err)
         .hypervisor = &hypervisor_kvm,
         .state = daemon->state,
         .image = "base",
-        .kernel = "linux-6.12",
+        .kernel = kernel,
         .keep_alive_ms = config ? config->keep_alive_s * 1000ull : 0,
         .max_instances = limits->instances,
         .min_available_bytes = (uint64_t)limits->min_available_mib << 20,
@@ -348,6 +370,8 @@ static int start_backend(struct daemon *daemon, struct error *err)
                                                    .dispatcher = daemon->dispatcher,
                                                    .tenants = tenants,
                                                    .n_tenants = n,
+                                                   .check_runtime = check_images,
+                                                   .opaque = daemon,
                                                    .failed = log_failed};
     int r = lambda_backend_new(&options, &daemon->backend, err);
     if (r < 0)
