@@ -16,6 +16,7 @@
 
 #include "common/clock.h"
 #include "lambda_version.h"
+#include "provisioner.h"
 
 enum { BUILDERS = 2, PENDING_MAX = 1024, RETRY_S = 30, WAIT_S = 5, LINES_BYTES = 640 };
 
@@ -26,8 +27,9 @@ struct put_off {
 };
 
 struct lambda_backend {
-    struct lambda_backend_options options; /* but for the tenants */
-    pthread_mutex_t lock;                  /* of all below */
+    struct lambda_backend_options options;
+    struct provisioner *provisioner; /* owned */
+    pthread_mutex_t lock;            /* of all below */
     pthread_cond_t work;
     uint64_t building[BUILDERS];         /* build ids under way; 0: none */
     struct put_off put_off[PENDING_MAX]; /* a ring: the oldest gives way */
@@ -36,8 +38,6 @@ struct lambda_backend {
     unsigned n_builders;
     uint64_t changes; /* counts: a builder that saw nothing to do waits for the next one */
     bool is_ending;
-    char **tenants; /* owned; constant */
-    size_t n_tenants;
 };
 
 /* --- invocations ----------------------------------------------------------------------------- */
@@ -211,74 +211,17 @@ static int build(struct lambda_backend *backend, uint64_t build_id)
 
 /* --- provisioned concurrency ----------------------------------------------------------------- */
 
-static void provision_one(struct lambda_backend *backend, const char *tenant,
-                          const struct provisioned *item)
-{
-    const struct function_key key = {tenant, item->function, item->qualifier};
-    const struct pool_provision provision = {item->requested, item->requested, 0.7};
-    struct pool_lease lease = {.verdict = POOL_READY};
-    struct function *function = NULL;
-    struct lambda_version version;
-    struct error err;
-    int r = registry_find(backend->options.registry, &key, -1, &function, &err);
-
-    if (r == 0 && function->state == FUNCTION_ACTIVE) {
-        r = lambda_version_init(&version, backend->options.registry, function, &err);
-        if (r == 0) {
-            r = instance_pool_provision(dispatcher_pool(backend->options.dispatcher),
-                                        &version.version, &provision, &lease, &err);
-            lambda_version_done(&version);
-        }
-        if (r == 0 && lease.verdict == POOL_INIT_FAILED)
-            agent_result_done(&lease.init);
-    }
-    if (r < 0 && r != -ENOENT && r != -ESHUTDOWN)
-        backend->options.failed("", err.text);
-    function_free(function);
-}
-
-/* What the registry says is held from now on. What it no longer has, backend_changed() let go. */
-static void provision_all(struct lambda_backend *backend, const char *tenant)
-{
-    struct provisioned_page *page = calloc(1, sizeof(*page));
-    const struct function_key key = {tenant, NULL, NULL};
-    char marker[MARKER_BYTES] = "";
-    struct error err;
-
-    while (page && registry_list_provisioned(backend->options.registry, &key,
-                                             marker[0] ? marker : NULL, 0, page, &err) == 0) {
-        for (size_t i = 0; i < page->n; i++)
-            provision_one(backend, tenant, &page->items[i]);
-        memcpy(marker, page->next_marker, sizeof(marker));
-        if (!marker[0])
-            break;
-    }
-    free(page);
-}
-
 static int backend_provisioned(void *opaque, const struct provisioned *provisioned,
                                const char *tenant, struct api_provisioned_status *ret_status)
 {
-    struct lambda_backend *backend = opaque;
-    const struct function_key key = {tenant, provisioned->function, provisioned->qualifier};
-    struct pool_provision_status status = {.wanted = 0};
-    struct function *function = NULL;
-    struct lambda_version version;
-    struct error err;
-    int r = registry_find(backend->options.registry, &key, -1, &function, &err);
+    const struct lambda_backend *backend = opaque;
+    struct provisioner_status status;
 
-    if (r == 0)
-        r = lambda_version_init(&version, backend->options.registry, function, &err);
-    if (r == 0) {
-        instance_pool_provision_status(dispatcher_pool(backend->options.dispatcher),
-                                       &version.version, &status);
-        lambda_version_done(&version);
-        *ret_status = (struct api_provisioned_status){status.wanted, status.ready, NULL};
-        if (function->state == FUNCTION_FAILED)
-            ret_status->failure = "FUNCTION_ERROR_INIT_FAILURE";
-    }
-    function_free(function);
-    return r;
+    provisioner_get_status(backend->provisioner, tenant, provisioned, &status);
+    ret_status->allocated = status.allocated;
+    ret_status->available = status.available;
+    snprintf(ret_status->failure, sizeof(ret_status->failure), "%s", status.failure);
+    return 0;
 }
 
 /* --- changes --------------------------------------------------------------------------------- */
@@ -294,6 +237,7 @@ static void backend_changed(void *opaque, const char *tenant, const char *name)
     if (registry_find(backend->options.registry, &key, -1, &function, &err) == -ENOENT)
         instance_pool_invalidate(dispatcher_pool(backend->options.dispatcher), tenant, name, NULL);
     function_free(function);
+    provisioner_wake(backend->provisioner);
     pthread_mutex_lock(&backend->lock);
     backend->changes++;
     pthread_cond_broadcast(&backend->work);
@@ -311,12 +255,10 @@ static void wait_for_change(struct lambda_backend *backend, uint64_t seen)
         r = pthread_cond_timedwait(&backend->work, &backend->lock, &until);
 }
 
-/* The first builder also looks after what is provisioned, after each change. */
 static void *builder_main(void *opaque)
 {
     struct lambda_backend *backend = opaque;
     unsigned self = 0;
-    uint64_t provisioned_at = UINT64_MAX;
 
     pthread_mutex_lock(&backend->lock);
     while (self < backend->n_builders && !pthread_equal(backend->builders[self], pthread_self()))
@@ -329,10 +271,6 @@ static void *builder_main(void *opaque)
         pthread_mutex_unlock(&backend->lock);
         if (build_id)
             r = build(backend, build_id);
-        else if (self == 0 && provisioned_at != seen)
-            for (size_t i = 0; i < backend->n_tenants; i++)
-                provision_all(backend, backend->tenants[i]);
-        provisioned_at = build_id ? UINT64_MAX : seen;
         pthread_mutex_lock(&backend->lock);
         backend->building[self] = 0;
         if (build_id && r < 0)
@@ -406,19 +344,6 @@ const struct api_backend lambda_backend_ops = {.invoke = backend_invoke,
 
 /* --- life ------------------------------------------------------------------------------------ */
 
-static int copy_tenants(struct lambda_backend *backend,
-                        const struct lambda_backend_options *options)
-{
-    backend->tenants = calloc(options->n_tenants + 1, sizeof(*backend->tenants));
-    for (size_t i = 0; backend->tenants && i < options->n_tenants; i++) {
-        backend->tenants[i] = strdup(options->tenants[i]);
-        if (!backend->tenants[i])
-            return -ENOMEM;
-        backend->n_tenants++;
-    }
-    return backend->tenants ? 0 : -ENOMEM;
-}
-
 int lambda_backend_new(const struct lambda_backend_options *options,
                        struct lambda_backend **ret_backend, struct error *err)
 {
@@ -428,14 +353,22 @@ int lambda_backend_new(const struct lambda_backend_options *options,
 
     if (!backend)
         return error_set(err, ENOMEM, "make the backend");
+    const struct provisioner_options provisioner = {.registry = options->registry,
+                                                    .pool = dispatcher_pool(options->dispatcher),
+                                                    .most_percent = options->most_percent,
+                                                    .target_percent = options->target_percent,
+                                                    .failed = options->failed};
+    int r = provisioner_new(&provisioner, &backend->provisioner, err);
+    if (r < 0) {
+        free(backend);
+        return r;
+    }
     backend->options = *options;
     pthread_mutex_init(&backend->lock, NULL);
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&backend->work, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    if (copy_tenants(backend, options) < 0)
-        e = ENOMEM;
     pthread_mutex_lock(&backend->lock); /* a builder finds its own number once all are known */
     while (e == 0 && backend->n_builders < BUILDERS) {
         e = pthread_create(&backend->builders[backend->n_builders], NULL, builder_main, backend);
@@ -463,15 +396,14 @@ void lambda_backend_stop(struct lambda_backend *backend)
     for (unsigned i = 0; i < backend->n_builders; i++)
         pthread_join(backend->builders[i], NULL);
     backend->n_builders = 0;
+    provisioner_stop(backend->provisioner);
 }
 
 void lambda_backend_free(struct lambda_backend *backend)
 {
     if (!backend)
         return;
-    for (size_t i = 0; i < backend->n_tenants; i++)
-        free(backend->tenants[i]);
-    free(backend->tenants);
+    provisioner_free(backend->provisioner);
     pthread_cond_destroy(&backend->work);
     pthread_mutex_destroy(&backend->lock);
     free(backend);
