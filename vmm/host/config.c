@@ -47,6 +47,9 @@ static const cyaml_schema_field_t limit_fields[] = {NUMBER(connections, struct c
                                                     NUMBER(head_timeout_s, struct config_limits),
                                                     NUMBER(min_available_mib, struct config_limits),
                                                     CYAML_FIELD_END};
+static const cyaml_schema_field_t provisioned_fields[] = {
+    NUMBER(most_percent, struct config_provisioned),
+    NUMBER(target_percent, struct config_provisioned), CYAML_FIELD_END};
 static const cyaml_schema_field_t log_fields[] = {
     TEXT(level, struct config_log, 16), TEXT(file, struct config_log, 4095), CYAML_FIELD_END};
 static const cyaml_schema_field_t otlp_fields[] = {NEEDED(endpoint, struct config_otlp, 1024),
@@ -67,6 +70,8 @@ static const cyaml_schema_field_t config_fields[] = {
     CYAML_FIELD_SEQUENCE_COUNT("tenants", OPTIONAL, struct config, tenants, n_tenants,
                                &tenant_entry, 0, 10000),
     CYAML_FIELD_MAPPING_PTR("limits", OPTIONAL, struct config, limits, limit_fields),
+    CYAML_FIELD_MAPPING_PTR("provisioned", OPTIONAL, struct config, provisioned,
+                            provisioned_fields),
     CYAML_FIELD_MAPPING_PTR("log", OPTIONAL, struct config, log, log_fields),
     CYAML_FIELD_MAPPING_PTR("otlp", OPTIONAL, struct config, otlp, otlp_fields),
     CYAML_FIELD_END};
@@ -176,6 +181,20 @@ static int check_limits(const struct yaml_file *file, const struct config_limits
     return 0;
 }
 
+static int check_provisioned(const struct yaml_file *file,
+                             const struct config_provisioned *provisioned, struct error *err)
+{
+    if (!provisioned)
+        return 0;
+    if (provisioned->most_percent > 0 && provisioned->most_percent < 100)
+        return yaml_wrong(file, err, "provisioned.most_percent",
+                          "%u is less than 100, what is asked for", provisioned->most_percent);
+    int r = check_number(file, "provisioned.most_percent", provisioned->most_percent, 10000, err);
+    return r < 0 ? r
+                 : check_number(file, "provisioned.target_percent", provisioned->target_percent,
+                                100, err);
+}
+
 /* Secrets that everybody on the host can read are none. */
 static int check_mode(const struct yaml_file *file, const struct config *config, struct error *err)
 {
@@ -205,6 +224,8 @@ static int check(const struct yaml_file *file, const struct config *config, stru
         r = check_url(file, "otlp.endpoint", config->otlp->endpoint, err);
     if (r == 0)
         r = check_limits(file, config->limits, err);
+    if (r == 0)
+        r = check_provisioned(file, config->provisioned, err);
     if (r == 0)
         r = check_number(file, "keep_alive_s", config->keep_alive_s, 86400, err);
     if (r == 0)

@@ -47,6 +47,12 @@ struct config_limits {
     uint32_t min_available_mib; /* of memory, that instances leave to others */
 };
 
+/* Of instances that are provisioned, in percent of what a configuration asks for. */
+struct config_provisioned {
+    uint32_t most_percent;   /* held at most, as load rises; 0: 100, so a fixed number */
+    uint32_t target_percent; /* that are to be busy at most before more are held; 0: 70 */
+};
+
 struct config_log {
     char *level; /* debug, info, warning, error */
     char *file;  /* NULL: standard error */
@@ -64,6 +70,7 @@ struct config {
     struct config_tenant *tenants;
     unsigned n_tenants;
     struct config_limits *limits;
+    struct config_provisioned *provisioned;
     struct config_log *log;
     struct config_otlp *otlp;
 };

@@ -587,10 +587,15 @@ static void set_provision(struct instance_pool *pool, struct pool_version *versi
         version->peaks = (struct pool_peaks){0};
         pool_peaks_note(&version->peaks, version->busy);
     }
+    uint32_t before = version->wanted;
     version->provision = *provision;
     version->wanted = provision->maximum > 0 ? pool_policy_track(provision, &version->peaks) : 0;
     version->provision_failures = 0;
     version->provision_retry_ns = 0;
+    version->provision_trouble[0] = '\0';
+    /* Nobody pays for them any longer; the coldest first. */
+    for (; before > version->wanted && !TAILQ_EMPTY(&version->idle); before--)
+        pool_slot_doom_idle(pool, TAILQ_LAST(&version->idle, slot_list));
     pthread_cond_broadcast(&pool->work);
 }
 
@@ -726,6 +731,7 @@ void instance_pool_provision_status(struct instance_pool *pool,
 
         status.wanted = found->wanted;
         status.ready = ready < found->wanted ? ready : found->wanted;
+        memcpy(status.trouble, found->provision_trouble, sizeof(status.trouble));
     }
     pthread_mutex_unlock(&pool->lock);
     *ret_status = status;

@@ -94,8 +94,8 @@ int instance_pool_build(struct instance_pool *pool, const struct function_versio
 /*
  * instance_pool_provision - hold instances of @version ready. Waits until its snapshot is there,
  * not for the instances. A new call replaces the version's older numbers; minimum and maximum 0
- * end it. *ret_lease as for instance_pool_build().
- * -EINVAL for numbers that make no sense.
+ * end it. Idle instances that were held and no longer are end now. *ret_lease as for
+ * instance_pool_build(). -EINVAL for numbers that make no sense.
  */
 int instance_pool_provision(struct instance_pool *pool, const struct function_version *version,
                             const struct pool_provision *provision, struct pool_lease *ret_lease,
@@ -135,8 +135,9 @@ void instance_pool_get_counts(struct instance_pool *pool, struct pool_counts *re
 
 /* What one version has, of what was promised. */
 struct pool_provision_status {
-    uint32_t wanted; /* at present, by target tracking; 0: nothing is provisioned */
-    uint32_t ready;  /* alive, busy or idle: at most wanted */
+    uint32_t wanted;   /* at present, by target tracking; 0: nothing is provisioned */
+    uint32_t ready;    /* alive, busy or idle: at most wanted */
+    char trouble[128]; /* why the last restore ahead failed, until one succeeds; or "" */
 };
 
 void instance_pool_provision_status(struct instance_pool *pool,

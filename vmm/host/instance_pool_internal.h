@@ -23,6 +23,8 @@ struct make_failure {
     struct agent_result init; /* owned */
 };
 
+TAILQ_HEAD(slot_list, pool_slot);
+
 /* One build of one version of one function: what instances are interchangeable within. */
 struct pool_version {
     LIST_ENTRY(pool_version) in_bucket;
@@ -35,7 +37,7 @@ struct pool_version {
     uint32_t live;  /* slots, but for the doomed */
     uint32_t busy;  /* of these, leased */
     uint32_t starting;
-    TAILQ_HEAD(, pool_slot) idle; /* the warmest first */
+    struct slot_list idle; /* the warmest first */
 
     struct shared_frozen *shared; /* a reference; NULL: not opened */
     bool is_making;               /* somebody opens or makes it */
@@ -48,6 +50,7 @@ struct pool_version {
     uint32_t wanted; /* to hold, by target tracking */
     uint32_t provision_failures;
     uint64_t provision_retry_ns;
+    char provision_trouble[sizeof(((struct pool_provision_status *)0)->trouble)];
 };
 
 /* An instance's place in the pool. */
@@ -62,8 +65,6 @@ struct pool_slot {
     agent_log *log;   /* of the present lease; read on its thread only */
     void *log_opaque;
 };
-
-TAILQ_HEAD(slot_list, pool_slot);
 
 struct instance_pool {
     struct instance_pool_config config;

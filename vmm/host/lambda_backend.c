@@ -4,27 +4,20 @@
 #include "lambda_backend.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "function_builder.h"
 #include "lambda_version.h"
+#include "provisioner.h"
 
 enum { LINES_BYTES = 640 };
 
 struct lambda_backend {
-    struct lambda_backend_options options; /* but for the tenants */
-    struct function_builder *builder;      /* owned */
-    pthread_mutex_t lock;                  /* of all below */
-    pthread_cond_t work;
-    pthread_t provisioner;
-    bool has_provisioner;
-    uint64_t changes; /* counts: what the provisioner has not seen */
-    bool is_ending;
-    char **tenants; /* owned; constant */
-    size_t n_tenants;
+    struct lambda_backend_options options;
+    struct function_builder *builder; /* owned, as the next */
+    struct provisioner *provisioner;
 };
 
 /* --- invocations ----------------------------------------------------------------------------- */
@@ -181,104 +174,17 @@ static int backend_invoke(void *opaque, const struct api_invocation *invocation,
 
 /* --- provisioned concurrency ----------------------------------------------------------------- */
 
-static void provision_one(struct lambda_backend *backend, const char *tenant,
-                          const struct provisioned *item)
-{
-    const struct function_key key = {tenant, item->function, item->qualifier};
-    const struct pool_provision provision = {item->requested, item->requested, 0.7};
-    struct pool_lease lease = {.verdict = POOL_READY};
-    struct function *function = NULL;
-    struct lambda_version version;
-    struct error err;
-    int r = registry_find(backend->options.registry, &key, -1, &function, &err);
-
-    if (r == 0 && function->state == FUNCTION_ACTIVE) {
-        r = lambda_version_init(&version, backend->options.registry, function, &err);
-        if (r == 0) {
-            r = instance_pool_provision(dispatcher_pool(backend->options.dispatcher),
-                                        &version.version, &provision, &lease, &err);
-            lambda_version_done(&version);
-        }
-        if (r == 0 && lease.verdict == POOL_INIT_FAILED)
-            agent_result_done(&lease.init);
-    }
-    if (r < 0 && r != -ENOENT && r != -ESHUTDOWN)
-        backend->options.failed("", err.text);
-    function_free(function);
-}
-
-/* What the registry says is held from now on. What it no longer has, backend_changed() let go. */
-static void provision_all(struct lambda_backend *backend, const char *tenant)
-{
-    struct provisioned_page *page = calloc(1, sizeof(*page));
-    const struct function_key key = {tenant, NULL, NULL};
-    char marker[MARKER_BYTES] = "";
-    struct error err;
-
-    while (page && registry_list_provisioned(backend->options.registry, &key,
-                                             marker[0] ? marker : NULL, 0, page, &err) == 0) {
-        for (size_t i = 0; i < page->n; i++)
-            provision_one(backend, tenant, &page->items[i]);
-        memcpy(marker, page->next_marker, sizeof(marker));
-        if (!marker[0])
-            break;
-    }
-    free(page);
-}
-
 static int backend_provisioned(void *opaque, const struct provisioned *provisioned,
                                const char *tenant, struct api_provisioned_status *ret_status)
 {
-    struct lambda_backend *backend = opaque;
-    const struct function_key key = {tenant, provisioned->function, provisioned->qualifier};
-    struct pool_provision_status status = {.wanted = 0};
-    struct function *function = NULL;
-    struct lambda_version version;
-    struct error err;
-    int r = registry_find(backend->options.registry, &key, -1, &function, &err);
+    const struct lambda_backend *backend = opaque;
+    struct provisioner_status status;
 
-    if (r == 0)
-        r = lambda_version_init(&version, backend->options.registry, function, &err);
-    if (r == 0) {
-        instance_pool_provision_status(dispatcher_pool(backend->options.dispatcher),
-                                       &version.version, &status);
-        lambda_version_done(&version);
-        *ret_status = (struct api_provisioned_status){status.wanted, status.ready, NULL};
-        if (function->state == FUNCTION_FAILED)
-            ret_status->failure = "FUNCTION_ERROR_INIT_FAILURE";
-    }
-    function_free(function);
-    return r;
-}
-
-/* After each change and build. */
-static void *provisioner_main(void *opaque)
-{
-    struct lambda_backend *backend = opaque;
-    uint64_t seen = UINT64_MAX;
-
-    pthread_mutex_lock(&backend->lock);
-    while (!backend->is_ending) {
-        if (seen == backend->changes) {
-            pthread_cond_wait(&backend->work, &backend->lock);
-            continue;
-        }
-        seen = backend->changes;
-        pthread_mutex_unlock(&backend->lock);
-        for (size_t i = 0; i < backend->n_tenants; i++)
-            provision_all(backend, backend->tenants[i]);
-        pthread_mutex_lock(&backend->lock);
-    }
-    pthread_mutex_unlock(&backend->lock);
-    return NULL;
-}
-
-static void note_change(struct lambda_backend *backend)
-{
-    pthread_mutex_lock(&backend->lock);
-    backend->changes++;
-    pthread_cond_broadcast(&backend->work);
-    pthread_mutex_unlock(&backend->lock);
+    provisioner_get_status(backend->provisioner, tenant, provisioned, &status);
+    ret_status->allocated = status.allocated;
+    ret_status->available = status.available;
+    snprintf(ret_status->failure, sizeof(ret_status->failure), "%s", status.failure);
+    return 0;
 }
 
 /* --- changes --------------------------------------------------------------------------------- */
@@ -290,7 +196,7 @@ static void backend_changed(void *opaque, const char *tenant, const char *name)
 
     if (is_deleted(backend, tenant, name))
         instance_pool_invalidate(dispatcher_pool(backend->options.dispatcher), tenant, name, NULL);
-    note_change(backend);
+    provisioner_wake(backend->provisioner);
     function_builder_wake(backend->builder);
 }
 
@@ -319,7 +225,7 @@ static void build_ended(void *opaque, const struct function_version *version, en
     switch (end) {
     case BUILD_SERVES:
         instance_pool_keep_build(pool, version);
-        note_change(backend);
+        provisioner_wake(backend->provisioner);
         break;
     case BUILD_FAILED:
         instance_pool_drop_build(pool, version);
@@ -402,32 +308,6 @@ const struct api_backend lambda_backend_ops = {.invoke = backend_invoke,
 
 /* --- life ------------------------------------------------------------------------------------ */
 
-static int copy_tenants(struct lambda_backend *backend,
-                        const struct lambda_backend_options *options)
-{
-    backend->tenants = calloc(options->n_tenants + 1, sizeof(*backend->tenants));
-    for (size_t i = 0; backend->tenants && i < options->n_tenants; i++) {
-        backend->tenants[i] = strdup(options->tenants[i]);
-        if (!backend->tenants[i])
-            return -ENOMEM;
-        backend->n_tenants++;
-    }
-    return backend->tenants ? 0 : -ENOMEM;
-}
-
-static int start(struct lambda_backend *backend, struct error *err)
-{
-    const struct function_builder_options options = {
-        .registry = backend->options.registry, .ops = &builder_ops, .opaque = backend};
-    int r = function_builder_new(&options, &backend->builder, err);
-
-    if (r < 0)
-        return r;
-    r = pthread_create(&backend->provisioner, NULL, provisioner_main, backend);
-    backend->has_provisioner = r == 0;
-    return r == 0 ? 0 : error_set(err, r, "start what holds provisioned instances");
-}
-
 int lambda_backend_new(const struct lambda_backend_options *options,
                        struct lambda_backend **ret_backend, struct error *err)
 {
@@ -436,10 +316,16 @@ int lambda_backend_new(const struct lambda_backend_options *options,
     if (!backend)
         return error_set(err, ENOMEM, "make the backend");
     backend->options = *options;
-    pthread_mutex_init(&backend->lock, NULL);
-    pthread_cond_init(&backend->work, NULL);
-    int r = copy_tenants(backend, options) < 0 ? error_set(err, ENOMEM, "make the backend")
-                                               : start(backend, err);
+    const struct provisioner_options provisioner = {.registry = options->registry,
+                                                    .pool = dispatcher_pool(options->dispatcher),
+                                                    .most_percent = options->most_percent,
+                                                    .target_percent = options->target_percent,
+                                                    .failed = options->failed};
+    const struct function_builder_options builder = {
+        .registry = options->registry, .ops = &builder_ops, .opaque = backend};
+    int r = provisioner_new(&provisioner, &backend->provisioner, err);
+    if (r == 0)
+        r = function_builder_new(&builder, &backend->builder, err);
     if (r < 0) {
         lambda_backend_stop(backend);
         lambda_backend_free(backend);
@@ -454,13 +340,7 @@ void lambda_backend_stop(struct lambda_backend *backend)
     if (!backend)
         return;
     function_builder_stop(backend->builder);
-    pthread_mutex_lock(&backend->lock);
-    backend->is_ending = true;
-    pthread_cond_broadcast(&backend->work);
-    pthread_mutex_unlock(&backend->lock);
-    if (backend->has_provisioner)
-        pthread_join(backend->provisioner, NULL);
-    backend->has_provisioner = false;
+    provisioner_stop(backend->provisioner);
 }
 
 void lambda_backend_free(struct lambda_backend *backend)
@@ -468,10 +348,6 @@ void lambda_backend_free(struct lambda_backend *backend)
     if (!backend)
         return;
     function_builder_free(backend->builder);
-    for (size_t i = 0; i < backend->n_tenants; i++)
-        free(backend->tenants[i]);
-    free(backend->tenants);
-    pthread_cond_destroy(&backend->work);
-    pthread_mutex_destroy(&backend->lock);
+    provisioner_free(backend->provisioner);
     free(backend);
 }

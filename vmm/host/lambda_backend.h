@@ -14,10 +14,9 @@
 struct lambda_backend;
 
 struct lambda_backend_options {
-    struct registry *registry;     /* borrowed, as the dispatcher */
-    struct dispatcher *dispatcher; /* its configuration's image: of runtimes without one */
-    const char *const *tenants;    /* whose provisioned concurrency is to be held; copied */
-    size_t n_tenants;
+    struct registry *registry;             /* borrowed, as the dispatcher */
+    struct dispatcher *dispatcher;         /* its configuration's image: of runtimes without one */
+    uint32_t most_percent, target_percent; /* as in struct provisioner_options */
     /* Is there what functions of a runtime need? As runtime_check_images(). Any thread. */
     int (*check_runtime)(void *opaque, const char *runtime, struct error *err);
     void *opaque;

@@ -356,23 +356,16 @@ static const struct api_backend daemon_backend = {.invoke = invoke,
 
 static int start_backend(struct daemon *daemon, struct error *err)
 {
-    const struct config *config = daemon->config;
-    size_t n = config ? config->n_tenants : 0;
-    AUTO_FREE const char **tenants = calloc(n + 1, sizeof(*tenants));
-
-    if (!tenants)
-        return error_set(err, ENOMEM, "list the tenants");
-    for (size_t i = 0; i < n; i++)
-        tenants[i] = config->tenants[i].name;
-    if (n == 0)
-        tenants[n++] = own_tenant;
-    const struct lambda_backend_options options = {.registry = daemon->registry,
-                                                   .dispatcher = daemon->dispatcher,
-                                                   .tenants = tenants,
-                                                   .n_tenants = n,
-                                                   .check_runtime = check_images,
-                                                   .opaque = daemon,
-                                                   .failed = log_failed};
+    const struct config_provisioned *provisioned =
+        daemon->config ? daemon->config->provisioned : NULL;
+    const struct lambda_backend_options options = {
+        .registry = daemon->registry,
+        .dispatcher = daemon->dispatcher,
+        .most_percent = provisioned ? provisioned->most_percent : 0,
+        .target_percent = provisioned ? provisioned->target_percent : 0,
+        .check_runtime = check_images,
+        .opaque = daemon,
+        .failed = log_failed};
     int r = lambda_backend_new(&options, &daemon->backend, err);
     if (r < 0)
         return r;

@@ -179,6 +179,8 @@ static void count_failure(struct instance_pool *pool, struct pool_version *versi
     version->provision_failures++;
     version->provision_retry_ns =
         clock_now_ns() + shell_policy_pause_ns(version->provision_failures);
+    snprintf(version->provision_trouble, sizeof(version->provision_trouble), "%.*s",
+             (int)sizeof(version->provision_trouble) - 1, err->text);
     pool->counts.provision_failed++;
     pool->counts.last_error = *err;
 }
@@ -206,6 +208,7 @@ static void hold_one_more(struct instance_pool *pool, struct pool_version *versi
         pool_slot_void(pool, slot);
     } else {
         version->provision_failures = 0;
+        version->provision_trouble[0] = '\0';
         version->starting--;
         pool->n_starting--;
         pool_slot_to_idle(pool, slot);
