@@ -114,6 +114,10 @@ def updates_and_versions():
     wait_until(lambda: status(daemon, "f", "--qualifier", "2")["State"] == "Active", "version 2")
     assert say(daemon, "f", None, "--qualifier", "2") == "two of 2"
     assert say(daemon, "f", None, "--qualifier", "1") == "one of 1"
+    # A version that is deleted keeps no instance.
+    kept = instances(daemon)
+    daemon.aws("delete-function", "--function-name", "f", "--qualifier", "1")
+    wait_until(lambda: instances(daemon) < kept, "fewer instances")
     assert daemon.stop() == 0
 
 

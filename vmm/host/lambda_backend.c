@@ -12,7 +12,7 @@
 #include "lambda_version.h"
 #include "provisioner.h"
 
-enum { LINES_BYTES = 640 };
+enum { LINES_BYTES = 640, BUILDS_MAX = 256 };
 
 struct lambda_backend {
     struct lambda_backend_options options;
@@ -85,16 +85,6 @@ static bool is_deleted(const struct lambda_backend *backend, const char *tenant,
     return r == -ENOENT;
 }
 
-/* Of a build that is nobody's any more, what an invocation or the builder has called back. */
-static void let_go(const struct lambda_backend *backend, const struct function_version *version)
-{
-    struct instance_pool *pool = dispatcher_pool(backend->options.dispatcher);
-
-    instance_pool_drop_build(pool, version);
-    if (is_deleted(backend, version->tenant, version->function.name))
-        instance_pool_invalidate(pool, version->tenant, version->function.name, NULL);
-}
-
 static bool is_nobodys(const struct lambda_backend *backend, uint64_t build_id)
 {
     struct function *function = NULL;
@@ -105,13 +95,26 @@ static bool is_nobodys(const struct lambda_backend *backend, uint64_t build_id)
     return r == -ENOENT;
 }
 
+/* What the pool has of builds that were replaced or deleted: no event will come for them. */
+static void let_go(const struct lambda_backend *backend, const char *tenant, const char *name)
+{
+    struct instance_pool *pool = dispatcher_pool(backend->options.dispatcher);
+    uint64_t builds[BUILDS_MAX];
+    size_t n = instance_pool_list_builds(pool, tenant, name, builds, BUILDS_MAX);
+
+    for (size_t i = 0; i < n; i++)
+        if (is_nobodys(backend, builds[i]))
+            instance_pool_drop_build(pool, tenant, name, builds[i]);
+    if (is_deleted(backend, tenant, name)) /* its counters, too */
+        instance_pool_invalidate(pool, tenant, name, NULL);
+}
+
 /* *ret_is_late: the function was updated or deleted after it was looked up, and what it was has no
  * snapshot any more. */
 static int invoke_build(struct lambda_backend *backend, const struct api_invocation *invocation,
                         const struct function *function, struct invocation_result *ret_result,
                         bool *ret_is_late, struct error *err)
 {
-    uint64_t generation = registry_generation(backend->options.registry);
     struct lambda_version version;
 
     *ret_is_late = false;
@@ -131,11 +134,9 @@ static int invoke_build(struct lambda_backend *backend, const struct api_invocat
                                      .trace_id = invocation->trace_id};
     r = dispatcher_invoke(backend->options.dispatcher, &event, ret_result, err);
     /* An instance that was started for a build that ended meanwhile would be kept for nobody. */
-    if ((r < 0 || ret_result->start != START_WARM) &&
-        registry_generation(backend->options.registry) != generation &&
-        is_nobodys(backend, function->build_id)) {
-        let_go(backend, &version.version);
-        *ret_is_late = r < 0 && r != -ESHUTDOWN;
+    if ((r < 0 || ret_result->start != START_WARM) && is_nobodys(backend, function->build_id)) {
+        let_go(backend, function->tenant, function->name);
+        *ret_is_late = r == -ENOENT || r == -EBADMSG; /* the event was given to nobody */
     }
     lambda_version_done(&version);
     if (r == -EINVAL || r == -EAGAIN || r == -ENOENT) /* the host's own trouble, not the client's */
@@ -194,8 +195,7 @@ static void backend_changed(void *opaque, const char *tenant, const char *name)
 {
     struct lambda_backend *backend = opaque;
 
-    if (is_deleted(backend, tenant, name))
-        instance_pool_invalidate(dispatcher_pool(backend->options.dispatcher), tenant, name, NULL);
+    let_go(backend, tenant, name);
     provisioner_wake(backend->provisioner);
     function_builder_wake(backend->builder);
 }
@@ -220,20 +220,14 @@ static int build(void *opaque, const struct function_version *version,
 static void build_ended(void *opaque, const struct function_version *version, enum build_end end)
 {
     struct lambda_backend *backend = opaque;
-    struct instance_pool *pool = dispatcher_pool(backend->options.dispatcher);
 
-    switch (end) {
-    case BUILD_SERVES:
-        instance_pool_keep_build(pool, version);
+    if (end == BUILD_FAILED)
+        instance_pool_drop_build(dispatcher_pool(backend->options.dispatcher), version->tenant,
+                                 version->function.name, version->build_id);
+    else
+        let_go(backend, version->tenant, version->function.name);
+    if (end == BUILD_SERVES)
         provisioner_wake(backend->provisioner);
-        break;
-    case BUILD_FAILED:
-        instance_pool_drop_build(pool, version);
-        break;
-    case BUILD_NOBODYS:
-        let_go(backend, version);
-        break;
-    }
 }
 
 static void build_failed(void *opaque, const char *text)
