@@ -21,6 +21,8 @@
 /* libcyaml's own booleans take any other word for true. */
 static const cyaml_strval_t booleans[] = {{"false", 0}, {"true", 1}};
 
+static const cyaml_strval_t cpu_words[] = {{"share", 0}, {"quota", 1}};
+
 static const cyaml_schema_field_t key_fields[] = {
     NEEDED(id, struct config_key, 128), NEEDED(secret, struct config_key, 250), CYAML_FIELD_END};
 static const cyaml_schema_value_t key_entry = {
@@ -40,13 +42,11 @@ static const cyaml_schema_value_t tenant_entry = {
 static const cyaml_schema_field_t tls_fields[] = {NEEDED(certificate, struct config_tls, 4095),
                                                   NEEDED(key, struct config_tls, 4095),
                                                   CYAML_FIELD_END};
-static const cyaml_schema_field_t limit_fields[] = {NUMBER(connections, struct config_limits),
-                                                    NUMBER(instances, struct config_limits),
-                                                    NUMBER(threads, struct config_limits),
-                                                    NUMBER(body_memory_mib, struct config_limits),
-                                                    NUMBER(head_timeout_s, struct config_limits),
-                                                    NUMBER(min_available_mib, struct config_limits),
-                                                    CYAML_FIELD_END};
+static const cyaml_schema_field_t limit_fields[] = {
+    NUMBER(connections, struct config_limits),    NUMBER(instances, struct config_limits),
+    NUMBER(threads, struct config_limits),        NUMBER(body_memory_mib, struct config_limits),
+    NUMBER(head_timeout_s, struct config_limits), NUMBER(min_available_mib, struct config_limits),
+    NUMBER(cache_mib, struct config_limits),      CYAML_FIELD_END};
 static const cyaml_schema_field_t provisioned_fields[] = {
     NUMBER(most_percent, struct config_provisioned),
     NUMBER(target_percent, struct config_provisioned), CYAML_FIELD_END};
@@ -64,6 +64,8 @@ static const cyaml_schema_field_t config_fields[] = {
     TEXT(default_tenant, struct config, FUNCTION_NAME_MAX),
     CYAML_FIELD_ENUM("unsigned_loopback", CYAML_FLAG_OPTIONAL | CYAML_FLAG_STRICT, struct config,
                      unsigned_loopback, booleans, CYAML_ARRAY_LEN(booleans)),
+    CYAML_FIELD_ENUM("cpu", CYAML_FLAG_OPTIONAL | CYAML_FLAG_STRICT, struct config, cpu_quota,
+                     cpu_words, CYAML_ARRAY_LEN(cpu_words)),
     NUMBER(keep_alive_s, struct config),
     NUMBER(shells, struct config),
     CYAML_FIELD_MAPPING_PTR("tls", OPTIONAL, struct config, tls, tls_fields),
@@ -170,7 +172,8 @@ static int check_limits(const struct yaml_file *file, const struct config_limits
                    {"limits.threads", limits->threads, 256},
                    {"limits.body_memory_mib", limits->body_memory_mib, 1 << 20},
                    {"limits.head_timeout_s", limits->head_timeout_s, 3600},
-                   {"limits.min_available_mib", limits->min_available_mib, 1 << 30}};
+                   {"limits.min_available_mib", limits->min_available_mib, 1 << 30},
+                   {"limits.cache_mib", limits->cache_mib, 1 << 30}};
 
     for (size_t i = 0; i < ARRAY_LEN(numbers); i++) {
         int r = check_number(file, numbers[i].field, numbers[i].value, numbers[i].max, err);

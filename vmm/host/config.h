@@ -45,6 +45,7 @@ struct config_limits {
     uint32_t body_memory_mib;
     uint32_t head_timeout_s;
     uint32_t min_available_mib; /* of memory, that instances leave to others */
+    uint32_t cache_mib;         /* of flattened snapshots on disk */
 };
 
 /* Of instances that are provisioned, in percent of what a configuration asks for. */
@@ -65,6 +66,7 @@ struct config_otlp {
 struct config {
     char *listen, *socket, *state, *region, *public_url, *default_tenant; /* NULL: not said */
     bool unsigned_loopback;
+    bool cpu_quota; /* cpu: quota; false: share. See vmm/hypervisor/README.md */
     uint32_t keep_alive_s, shells;
     struct config_tls *tls;
     struct config_tenant *tenants;

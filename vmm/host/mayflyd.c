@@ -297,7 +297,9 @@ static int start_dispatcher(struct daemon *daemon, struct error *err)
         .keep_alive_ms = config ? config->keep_alive_s * 1000ull : 0,
         .max_instances = limits->instances,
         .min_available_bytes = (uint64_t)limits->min_available_mib << 20,
-        .shells_per_shape = config ? config->shells : 0};
+        .shells_per_shape = config ? config->shells : 0,
+        .cache_bytes = (uint64_t)limits->cache_mib << 20,
+        .cpu = config && config->cpu_quota ? CPU_QUOTA : CPU_SHARE};
 
     return dispatcher_new(&options, &daemon->dispatcher, err);
 }
