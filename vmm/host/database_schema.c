@@ -194,10 +194,15 @@ static const char version_1[] =
     "  UPDATE tenants SET event_bytes = event_bytes + new.bytes WHERE id = new.tenant_id; END;"
     "CREATE TRIGGER deliveries_out AFTER DELETE ON deliveries BEGIN"
     "  UPDATE tenants SET event_bytes = event_bytes - old.bytes WHERE id = old.tenant_id; END;";
+
+static const char version_2[] =
+    /* Deliveries go out by tenant in turn. */
+    "CREATE INDEX deliveries_turn ON deliveries (tenant_id, due_ms);"
+    "ALTER TABLE events ADD COLUMN traceparent TEXT;"; /* W3C */
 /* clang-format on */
 
 /* The step at i brings version i to version i + 1. */
-static const char *const steps[] = {version_1};
+static const char *const steps[] = {version_1, version_2};
 
 static int read_number(sqlite3 *handle, const char *pragma, int *ret_value)
 {
