@@ -21,6 +21,7 @@
 #include "common/fd.h"
 #include "config.h"
 #include "credentials.h"
+#include "delivery_sender.h"
 #include "event_worker.h"
 #include "hypervisor/hypervisor.h"
 #include "lambda_backend.h"
@@ -50,6 +51,7 @@ struct daemon {
     struct dispatcher *dispatcher;
     struct lambda_backend *backend;
     struct event_worker *worker;
+    struct delivery_sender *sender;
     struct api *api;
     struct http_server *server;
 };
@@ -270,11 +272,31 @@ static int check_runtime(void *opaque, const char *runtime, struct error *err)
     return r == -EAGAIN ? 0 : r == -ENOENT ? -EINVAL : r;
 }
 
+static void has_delivery(void *opaque)
+{
+    const struct daemon *daemon = opaque;
+
+    if (daemon->sender)
+        delivery_sender_wake(daemon->sender);
+}
+
 static int start_store(struct daemon *daemon, struct error *err)
 {
     const struct registry_options options = {
         .state = daemon->state, .check_runtime = check_runtime, .opaque = daemon};
-    const struct event_queue_options queue = {.region = region_of(daemon), .sole = true};
+    const struct config_events none = {0};
+    const struct config_events *events =
+        daemon->config && daemon->config->events ? daemon->config->events : &none;
+    const struct event_queue_options queue = {.region = region_of(daemon),
+                                              .sole = true,
+                                              .retry_base_ms = events->retry_base_ms,
+                                              .throttle_base_ms = events->throttle_base_ms,
+                                              .delivery_base_ms = events->delivery_base_ms,
+                                              .max_tenant_events = events->max_tenant_events,
+                                              .max_tenant_bytes = (uint64_t)events->max_tenant_mib
+                                                                  << 20,
+                                              .has_delivery = has_delivery,
+                                              .opaque = daemon};
     int r = registry_open(&options, &daemon->registry, err);
 
     if (r == 0)
@@ -356,6 +378,35 @@ static const struct api_backend daemon_backend = {.invoke = invoke,
                                                   .metrics = metrics,
                                                   .failed = failed};
 
+/* Before the worker, whose events lead to deliveries. */
+static int start_sender(struct daemon *daemon, struct error *err)
+{
+    const struct config_destinations none = {0};
+    const struct config_destinations *config =
+        daemon->config && daemon->config->destinations ? daemon->config->destinations : &none;
+    AUTO_FREE struct network *allowed = calloc(config->n_allow + 1, sizeof(*allowed));
+    char spool[PATH_BYTES];
+    int r = 0;
+
+    if (!allowed)
+        return error_set(err, ENOMEM, "list the networks of destinations");
+    for (unsigned i = 0; i < config->n_allow && r == 0; i++)
+        r = network_parse(config->allow[i], &allowed[i], err);
+    if (r < 0)
+        return r;
+    snprintf(spool, sizeof(spool), "%s/spool", daemon->state);
+    const struct delivery_sender_options options = {.queue = daemon->queue,
+                                                    .spool = config->spool ? config->spool : spool,
+                                                    .spool_tenant_bytes =
+                                                        (uint64_t)config->spool_mib << 20,
+                                                    .allowed = allowed,
+                                                    .n_allowed = config->n_allow,
+                                                    .ca_file = config->ca,
+                                                    .timeout_ms = config->timeout_ms,
+                                                    .failed = log_failed};
+    return delivery_sender_new(&options, &daemon->sender, err);
+}
+
 static int start_backend(struct daemon *daemon, struct error *err)
 {
     const struct config_provisioned *provisioned =
@@ -371,11 +422,14 @@ static int start_backend(struct daemon *daemon, struct error *err)
     int r = lambda_backend_new(&options, &daemon->backend, err);
     if (r < 0)
         return r;
-    const struct event_worker_options worker = {.queue = daemon->queue,
-                                                .registry = daemon->registry,
-                                                .backend = &lambda_backend_ops,
-                                                .backend_opaque = daemon->backend,
-                                                .failed = log_failed};
+    const struct event_worker_options worker = {
+        .queue = daemon->queue,
+        .registry = daemon->registry,
+        .backend = &lambda_backend_ops,
+        .backend_opaque = daemon->backend,
+        .max_running = config && config->events ? config->events->running : 0,
+        .lease_ms = config && config->events ? config->events->lease_ms : 0,
+        .failed = log_failed};
     return event_worker_new(&worker, &daemon->worker, err);
 }
 
@@ -440,7 +494,8 @@ static int start_http(struct daemon *daemon, struct error *err)
 static int start(struct daemon *daemon, struct error *err)
 {
     static int (*const parts[])(struct daemon *, struct error *) = {
-        settle_options, start_store, start_dispatcher, start_backend, start_api, start_http};
+        settle_options, start_store, start_dispatcher, start_sender,
+        start_backend,  start_api,   start_http};
     int r = 0;
 
     for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]) && r == 0; i++)
@@ -456,6 +511,7 @@ static void stop(struct daemon *daemon)
     }
     http_server_stop(daemon->server);
     event_worker_free(daemon->worker);
+    delivery_sender_free(daemon->sender);
     lambda_backend_stop(daemon->backend);
     api_free(daemon->api);
     lambda_backend_free(daemon->backend);

@@ -219,7 +219,8 @@ static void enqueue(struct api_turn *turn, const struct invoke_input *input, uns
                                      .payload = input->payload,
                                      .payload_len_bytes = input->payload_bytes,
                                      .client_context = input->client_context_base64,
-                                     .trace = input->trace_id};
+                                     .trace = input->trace_id,
+                                     .traceparent = input->traceparent};
     struct error err;
 
     if (!options->queue) {
