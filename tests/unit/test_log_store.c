@@ -19,10 +19,12 @@
 #include "host/log_store.h"
 
 static char place[64];
+static _Atomic uint64_t fake_ms;
 
 static int make_place(void **state)
 {
     (void)state;
+    fake_ms = json_line_now_ms(); /* as the files' times, or they are swept */
     snprintf(place, sizeof(place), "/tmp/mayfly-test-logs-XXXXXX");
     return mkdtemp(place) ? 0 : -1;
 }
@@ -181,8 +183,6 @@ static void test_daemon_log_is_stuck(void **state)
 }
 
 /* --- the store ------------------------------------------------------------------------------- */
-
-static _Atomic uint64_t fake_ms;
 
 static uint64_t now_ms(void)
 {
@@ -370,7 +370,6 @@ static void test_store_sweeps(void **state)
     char message[3001], name[16];
 
     (void)state;
-    fake_ms = json_line_now_ms(); /* files have the real time */
     struct log_store *store = open_store(&(struct log_store_options){0});
     memset(message, 'x', 3000);
     message[3000] = '\0';
