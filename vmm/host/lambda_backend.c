@@ -17,7 +17,7 @@
 #include "common/clock.h"
 #include "lambda_version.h"
 
-enum { BUILDERS = 2, PENDING_MAX = 1024, RETRY_S = 30, WAIT_S = 5, LINES_BYTES = 640 };
+enum { BUILDERS = 2, PENDING_MAX = 1024, RETRY_S = 30, WAIT_S = 5 };
 
 /* A build that failed, and is not to be tried again before. */
 struct put_off {
@@ -42,39 +42,8 @@ struct lambda_backend {
 
 /* --- invocations ----------------------------------------------------------------------------- */
 
-/* Lambda's lines around what the function printed. */
-static void make_log(const struct api_invocation *invocation, const struct invocation_result *from,
-                     struct api_invocation_result *to)
-{
-    char start[LINES_BYTES], end[LINES_BYTES], extra[80] = "";
-    struct log_tail tail = {.len_bytes = 0};
-    const struct function *function = invocation->function;
-
-    if (from->init_us)
-        snprintf(extra, sizeof(extra), "Init Duration: %.2f ms\t", (double)from->init_us / 1000);
-    else if (from->restore_us)
-        snprintf(extra, sizeof(extra), "Restore Duration: %.2f ms\t",
-                 (double)from->restore_us / 1000);
-    snprintf(start, sizeof(start), "START RequestId: %s Version: %s\n", invocation->request_id,
-             function->version_text);
-    snprintf(
-        end, sizeof(end),
-        "END RequestId: %s\nREPORT RequestId: %s\tDuration: %.2f ms\tBilled Duration: %llu ms\t"
-        "Memory Size: %u MB\tMax Memory Used: %llu MB\t%s\n",
-        invocation->request_id, invocation->request_id, (double)from->duration_us / 1000,
-        (unsigned long long)from->billed_ms, function->memory_mib,
-        (unsigned long long)(from->memory_peak_bytes >> 20), extra);
-    log_tail_add(&tail, start, strlen(start));
-    log_tail_add(&tail, from->log_tail.bytes, from->log_tail.len_bytes);
-    if (tail.len_bytes > 0 && tail.bytes[tail.len_bytes - 1] != '\n')
-        log_tail_add(&tail, "\n", 1);
-    log_tail_add(&tail, end, strlen(end));
-    memcpy(to->log_tail, tail.bytes, tail.len_bytes);
-    to->log_tail_bytes = tail.len_bytes;
-}
-
-static int take_result(const struct api_invocation *invocation, struct invocation_result *from,
-                       struct api_invocation_result *to, struct error *err)
+static int take_result(struct invocation_result *from, struct api_invocation_result *to,
+                       struct error *err)
 {
     if (from->kind == INVOKED_THROTTLED) {
         int r = error_say(err, EAGAIN, "%s", dispatcher_throttle_words(from->throttle));
@@ -82,8 +51,6 @@ static int take_result(const struct api_invocation *invocation, struct invocatio
         invocation_result_done(from);
         return r;
     }
-    if (invocation->wants_log)
-        make_log(invocation, from, to);
     /* Lambda says Unhandled of all that the function did not return; the payload's type says what
      * it was. */
     to->error = from->kind == INVOKED_OK ? API_NO_ERROR : API_ERROR_UNHANDLED;
@@ -101,6 +68,8 @@ static int backend_invoke(void *opaque, const struct api_invocation *invocation,
     const struct function *function = invocation->function;
     struct invocation_result result;
     struct lambda_version version;
+    struct observation seen;
+    struct log_tail tail = {.len_bytes = 0};
 
     if (function->state == FUNCTION_PENDING)
         return error_say(err, EBUSY, "the function's snapshot is being made");
@@ -109,18 +78,21 @@ static int backend_invoke(void *opaque, const struct api_invocation *invocation,
     int r = lambda_version_init(&version, backend->options.registry, function, err);
     if (r < 0)
         return r;
-    const struct invocation event = {.version = &version.version,
-                                     .timeout_ms = function->timeout_s * 1000ull,
-                                     .request_id = invocation->request_id,
-                                     .event = invocation->payload,
-                                     .event_bytes = invocation->payload_bytes,
-                                     .client_context = invocation->client_context,
-                                     .trace_id = invocation->trace_id};
+    struct invocation event = {.version = &version.version,
+                               .timeout_ms = function->timeout_s * 1000ull,
+                               .request_id = invocation->request_id,
+                               .event = invocation->payload,
+                               .event_bytes = invocation->payload_bytes,
+                               .client_context = invocation->client_context};
+    observer_begin(backend->options.observer, &seen, invocation, &event);
     r = dispatcher_invoke(backend->options.dispatcher, &event, &result, err);
+    observer_end(&seen, r, &result, err, invocation->wants_log ? &tail : NULL);
     lambda_version_done(&version);
     if (r == -EINVAL || r == -EAGAIN || r == -ENOENT) /* the host's own trouble, not the client's */
         r = -EIO;
-    return r < 0 ? r : take_result(invocation, &result, ret_result, err);
+    memcpy(ret_result->log_tail, tail.bytes, tail.len_bytes);
+    ret_result->log_tail_bytes = tail.len_bytes;
+    return r < 0 ? r : take_result(&result, ret_result, err);
 }
 
 /* --- builds ---------------------------------------------------------------------------------- */
@@ -181,6 +153,7 @@ static int build(struct lambda_backend *backend, uint64_t build_id)
     struct invocation_result result = {.payload = NULL};
     struct function *function = NULL;
     struct lambda_version version;
+    struct observation seen;
     struct error err;
     int r = registry_find_build(registry, build_id, &function, &err);
 
@@ -191,8 +164,10 @@ static int build(struct lambda_backend *backend, uint64_t build_id)
         if (function->version == VERSION_LATEST) /* its older build serves no more */
             instance_pool_invalidate(dispatcher_pool(backend->options.dispatcher), function->tenant,
                                      function->name, function->version_text);
-        r = dispatcher_build(backend->options.dispatcher, &version.version, NULL, NULL, &result,
-                             &err);
+        observer_begin_init(backend->options.observer, &seen, function);
+        r = dispatcher_build(backend->options.dispatcher, &version.version, observer_on_output,
+                             &seen, &result, &err);
+        observer_end_init(&seen, r, &result);
         lambda_version_done(&version);
     }
     if (r == 0 && result.kind == INVOKED_THROTTLED) /* no room on this host: later */
@@ -353,55 +328,9 @@ static void backend_failed(void *opaque, const char *request_id, const char *tex
     backend->options.failed(request_id, text);
 }
 
-static void add_function(void *opaque, const char *tenant, const char *name,
-                         const struct function_counters *counters)
-{
-    FILE *out = opaque;
-    const struct {
-        const char *name;
-        uint64_t value;
-    } starts[] = {
-        {"warm", counters->warm}, {"restored", counters->restored}, {"cold", counters->cold}};
-
-    for (size_t i = 0; i < sizeof(starts) / sizeof(starts[0]); i++)
-        fprintf(out, "mayfly_starts_total{tenant=\"%s\",function=\"%s\",kind=\"%s\"} %llu\n",
-                tenant, name, starts[i].name, (unsigned long long)starts[i].value);
-    fprintf(out, "mayfly_throttles_total{tenant=\"%s\",function=\"%s\"} %llu\n", tenant, name,
-            (unsigned long long)counters->throttled);
-    fprintf(out, "mayfly_concurrency{tenant=\"%s\",function=\"%s\"} %u\n", tenant, name,
-            counters->in_flight);
-}
-
-static int backend_metrics(void *opaque, char **ret_text)
-{
-    struct lambda_backend *backend = opaque;
-    struct pool_counts pool;
-    struct shell_pool_status shells;
-    size_t size = 0;
-    char *text = NULL;
-    FILE *out = open_memstream(&text, &size);
-
-    if (!out)
-        return -ENOMEM;
-    instance_pool_get_counts(dispatcher_pool(backend->options.dispatcher), &pool);
-    shell_pool_get_status(dispatcher_shells(backend->options.dispatcher), &shells);
-    fprintf(out,
-            "mayfly_instances{state=\"idle\"} %u\nmayfly_instances{state=\"busy\"} %u\n"
-            "mayfly_instances{state=\"starting\"} %u\nmayfly_shells_ready %u\n",
-            pool.idle, pool.busy, pool.starting, shells.ready);
-    instance_pool_each(dispatcher_pool(backend->options.dispatcher), add_function, out);
-    if (fclose(out) != 0) {
-        free(text);
-        return -ENOMEM;
-    }
-    *ret_text = text;
-    return 0;
-}
-
 const struct api_backend lambda_backend_ops = {.invoke = backend_invoke,
                                                .changed = backend_changed,
                                                .provisioned = backend_provisioned,
-                                               .metrics = backend_metrics,
                                                .failed = backend_failed};
 
 /* --- life ------------------------------------------------------------------------------------ */

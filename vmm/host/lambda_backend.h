@@ -9,6 +9,7 @@
 
 #include "api/api.h"
 #include "dispatcher.h"
+#include "observer.h"
 
 struct lambda_backend;
 
@@ -17,6 +18,7 @@ struct lambda_backend_options {
     struct dispatcher *dispatcher; /* its configuration's image: of runtimes without one */
     const char *const *tenants;    /* whose provisioned concurrency is to be held; copied */
     size_t n_tenants;
+    const struct observer *observer; /* borrowed; NULL: nobody sees what runs */
     /* What nobody waits for and went wrong; one line. Any thread. */
     void (*failed)(const char *request_id, const char *text);
 };

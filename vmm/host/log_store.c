@@ -31,6 +31,8 @@ enum {
     RATE_BURST = 4,
     KEEP_DAYS = 14,
     RECORD_HEAD_BYTES = 1 + 2 * LOG_NAME_BYTES,
+    SHORT_MESSAGE_BYTES = 512,
+    LINE_SHORT_BYTES = SHORT_MESSAGE_BYTES * JSON_LINE_ESCAPED_MAX + 1024,
 };
 
 enum record_kind { RECORD_OUTPUT, RECORD_PLATFORM, RECORD_REMOVE };
@@ -74,13 +76,21 @@ static size_t put_head(char *to, enum record_kind kind, const char *tenant, cons
     return 3 + tenant_len + function_len;
 }
 
+/* Most lines are short, and callers many: their stacks stay small. */
 void log_store_put(struct log_store *store, const struct log_entry *entry)
 {
-    char record[RECORD_HEAD_BYTES + LOG_LINE_BYTES];
+    bool is_short = entry->message_bytes < SHORT_MESSAGE_BYTES;
+    char small[RECORD_HEAD_BYTES + LINE_SHORT_BYTES];
+    AUTO_FREE char *large = is_short ? NULL : malloc(RECORD_HEAD_BYTES + LOG_LINE_BYTES);
+    char *record = is_short ? small : large;
+
+    if (!record) {
+        atomic_fetch_add(&store->lost, 1);
+        return;
+    }
     size_t len = put_head(record, entry->stream == LOG_PLATFORM ? RECORD_PLATFORM : RECORD_OUTPUT,
                           entry->tenant, entry->function);
-
-    len += make_line(entry, record + len, LOG_LINE_BYTES);
+    len += make_line(entry, record + len, is_short ? LINE_SHORT_BYTES : LOG_LINE_BYTES);
     (void)record_queue_put(store->queue, record, len);
 }
 
