@@ -409,8 +409,8 @@ static int start_sender(struct daemon *daemon, struct error *err)
 
 static int start_backend(struct daemon *daemon, struct error *err)
 {
-    const struct config_provisioned *provisioned =
-        daemon->config ? daemon->config->provisioned : NULL;
+    const struct config *config = daemon->config;
+    const struct config_provisioned *provisioned = config ? config->provisioned : NULL;
     const struct lambda_backend_options options = {
         .registry = daemon->registry,
         .dispatcher = daemon->dispatcher,
