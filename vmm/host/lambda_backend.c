@@ -86,6 +86,11 @@ static int take_result(const struct api_invocation *invocation, struct invocatio
         make_log(invocation, from, to);
     /* Lambda says Unhandled of all that the function did not return; the payload's type says what
      * it was. */
+    to->start = from->start == START_WARM       ? "warm"
+                : from->start == START_RESTORED ? "restored"
+                                                : "cold";
+    to->acquire_us = from->acquire_us;
+    to->guest_us = from->duration_us;
     to->error = from->kind == INVOKED_OK ? API_NO_ERROR : API_ERROR_UNHANDLED;
     to->payload = from->payload;
     to->payload_bytes = from->payload_bytes;
