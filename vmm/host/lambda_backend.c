@@ -31,6 +31,11 @@ static int take_result(struct invocation_result *from, struct api_invocation_res
     }
     /* Lambda says Unhandled of all that the function did not return; the payload's type says what
      * it was. */
+    to->start = from->start == START_WARM       ? "warm"
+                : from->start == START_RESTORED ? "restored"
+                                                : "cold";
+    to->acquire_us = from->acquire_us;
+    to->guest_us = from->duration_us;
     to->error = from->kind == INVOKED_OK ? API_NO_ERROR : API_ERROR_UNHANDLED;
     to->payload = from->payload;
     to->payload_bytes = from->payload_bytes;
