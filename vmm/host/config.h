@@ -49,6 +49,13 @@ struct config_limits {
     uint32_t body_memory_mib;
     uint32_t head_timeout_s;
     uint32_t min_available_mib; /* of memory, that instances leave to others */
+    uint32_t cache_mib;         /* of flattened snapshots on disk */
+};
+
+/* Of instances that are provisioned, in percent of what a configuration asks for. */
+struct config_provisioned {
+    uint32_t most_percent;   /* held at most, as load rises; 0: 100, so a fixed number */
+    uint32_t target_percent; /* that are to be busy at most before more are held; 0: 70 */
 };
 
 struct config_destinations {
@@ -82,11 +89,13 @@ struct config_otlp {
 struct config {
     char *listen, *socket, *state, *region, *public_url, *default_tenant; /* NULL: not said */
     bool unsigned_loopback;
+    bool cpu_quota; /* cpu: quota; false: share. See vmm/hypervisor/README.md */
     uint32_t keep_alive_s, shells;
     struct config_tls *tls;
     struct config_tenant *tenants;
     unsigned n_tenants;
     struct config_limits *limits;
+    struct config_provisioned *provisioned;
     struct config_log *log;
     struct config_otlp *otlp;
     struct config_destinations *destinations;

@@ -118,7 +118,7 @@ static enum event_outcome run_event(const struct event_worker *worker, const str
     struct function *function = NULL;
     AUTO_FREE char *message = NULL;
     struct error err = {0};
-    int r = registry_find(options->registry, &key, roll, &function, &err);
+    int r = registry_find_served(options->registry, &key, roll, &function, &err);
 
     if (r == 0 && function->reserved_concurrency == 0)
         r = error_say(&err, ENOENT, "the function's reserved concurrency is 0: it never runs");

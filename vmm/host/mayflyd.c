@@ -26,6 +26,7 @@
 #include "hypervisor/hypervisor.h"
 #include "lambda_backend.h"
 #include "run_directory.h"
+#include "runtime_images.h"
 
 enum {
     EXIT_USAGE = 2,
@@ -259,9 +260,30 @@ static void has_delivery(void *opaque)
         delivery_sender_wake(daemon->sender);
 }
 
+static const char kernel[] = "linux-6.12";
+
+static int check_images(void *opaque, const char *runtime, struct error *err)
+{
+    const struct daemon *daemon = opaque;
+    char path[PATH_BYTES];
+
+    snprintf(path, sizeof(path), "%s/images", daemon->state);
+    return runtime_check_images(path, kernel, runtime, err);
+}
+
+/* A function whose runtime has no image is refused, but not where there is no image at all: such a
+ * host is still being set up, and builds wait for it. */
+static int check_runtime(void *opaque, const char *runtime, struct error *err)
+{
+    int r = check_images(opaque, runtime, err);
+
+    return r == -EAGAIN ? 0 : r == -ENOENT ? -EINVAL : r;
+}
+
 static int start_store(struct daemon *daemon, struct error *err)
 {
-    const struct registry_options options = {.state = daemon->state};
+    const struct registry_options options = {
+        .state = daemon->state, .check_runtime = check_runtime, .opaque = daemon};
     const struct config_events none = {0};
     const struct config_events *events =
         daemon->config && daemon->config->events ? daemon->config->events : &none;
@@ -293,11 +315,13 @@ static int start_dispatcher(struct daemon *daemon, struct error *err)
         .hypervisor = &hypervisor_kvm,
         .state = daemon->state,
         .image = "base",
-        .kernel = "linux-6.12",
+        .kernel = kernel,
         .keep_alive_ms = config ? config->keep_alive_s * 1000ull : 0,
         .max_instances = limits->instances,
         .min_available_bytes = (uint64_t)limits->min_available_mib << 20,
-        .shells_per_shape = config ? config->shells : 0};
+        .shells_per_shape = config ? config->shells : 0,
+        .cache_bytes = (uint64_t)limits->cache_mib << 20,
+        .cpu = config && config->cpu_quota ? CPU_QUOTA : CPU_SHARE};
 
     return dispatcher_new(&options, &daemon->dispatcher, err);
 }
@@ -385,21 +409,17 @@ static int start_sender(struct daemon *daemon, struct error *err)
 
 static int start_backend(struct daemon *daemon, struct error *err)
 {
-    const struct config *config = daemon->config;
-    size_t n = config ? config->n_tenants : 0;
-    AUTO_FREE const char **tenants = calloc(n + 1, sizeof(*tenants));
-
-    if (!tenants)
-        return error_set(err, ENOMEM, "list the tenants");
-    for (size_t i = 0; i < n; i++)
-        tenants[i] = config->tenants[i].name;
-    if (n == 0)
-        tenants[n++] = own_tenant;
-    const struct lambda_backend_options options = {.registry = daemon->registry,
-                                                   .dispatcher = daemon->dispatcher,
-                                                   .tenants = tenants,
-                                                   .n_tenants = n,
-                                                   .failed = log_failed};
+    const struct config_provisioned *provisioned =
+        daemon->config ? daemon->config->provisioned : NULL;
+    const struct config_events *events = daemon->config ? daemon->config->events : NULL;
+    const struct lambda_backend_options options = {
+        .registry = daemon->registry,
+        .dispatcher = daemon->dispatcher,
+        .most_percent = provisioned ? provisioned->most_percent : 0,
+        .target_percent = provisioned ? provisioned->target_percent : 0,
+        .check_runtime = check_images,
+        .opaque = daemon,
+        .failed = log_failed};
     int r = lambda_backend_new(&options, &daemon->backend, err);
     if (r < 0)
         return r;
@@ -408,8 +428,8 @@ static int start_backend(struct daemon *daemon, struct error *err)
         .registry = daemon->registry,
         .backend = &lambda_backend_ops,
         .backend_opaque = daemon->backend,
-        .max_running = config && config->events ? config->events->running : 0,
-        .lease_ms = config && config->events ? config->events->lease_ms : 0,
+        .max_running = events ? events->running : 0,
+        .lease_ms = events ? events->lease_ms : 0,
         .failed = log_failed};
     return event_worker_new(&worker, &daemon->worker, err);
 }

@@ -156,7 +156,8 @@ static int check_runtime(const struct registry *registry, const char *runtime, s
 {
     for (size_t i = 0; registry->runtimes[i]; i++)
         if (strcmp(registry->runtimes[i], runtime) == 0)
-            return 0;
+            return registry->check_runtime ? registry->check_runtime(registry->opaque, runtime, err)
+                                           : 0;
     return error_say(err, EINVAL, "the runtime '%s' is not supported: %s%s%s%s%s%s are",
                      shown(runtime).text, registry->runtimes[0], registry->runtimes[1] ? ", " : "",
                      registry->runtimes[1] ? registry->runtimes[1] : "",
