@@ -427,8 +427,8 @@ static int start_backend(struct daemon *daemon, struct error *err)
         .registry = daemon->registry,
         .backend = &lambda_backend_ops,
         .backend_opaque = daemon->backend,
-        .max_running = config && config->events ? config->events->running : 0,
-        .lease_ms = config && config->events ? config->events->lease_ms : 0,
+        .max_running = events ? events->running : 0,
+        .lease_ms = events ? events->lease_ms : 0,
         .failed = log_failed};
     return event_worker_new(&worker, &daemon->worker, err);
 }
