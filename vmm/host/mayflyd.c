@@ -411,6 +411,7 @@ static int start_backend(struct daemon *daemon, struct error *err)
 {
     const struct config *config = daemon->config;
     const struct config_provisioned *provisioned = config ? config->provisioned : NULL;
+    const struct config_events *events = config ? config->events : NULL;
     const struct lambda_backend_options options = {
         .registry = daemon->registry,
         .dispatcher = daemon->dispatcher,
