@@ -25,6 +25,7 @@
 #include "hypervisor/hypervisor.h"
 #include "lambda_backend.h"
 #include "run_directory.h"
+#include "state_lock.h"
 
 enum {
     EXIT_USAGE = 2,
@@ -44,6 +45,7 @@ struct daemon {
     bool has_own_key;
     char socket_default[PATH_BYTES], credentials_path[PATH_BYTES];
     char *certificate, *key;
+    int state_lock; /* -1: not taken */
     struct registry *registry;
     struct event_queue *queue;
     struct dispatcher *dispatcher;
@@ -249,6 +251,22 @@ static int list_keys(const struct daemon *daemon, struct api_key **ret_keys, siz
 
 /* --- parts, in their order ------------------------------------------------------------------- */
 
+/* The state is ours alone from here on, so what is left of an earlier daemon can go: instances'
+ * directories with their sockets, monitors that outlived it, control groups. */
+static int start_alone(struct daemon *daemon, struct error *err)
+{
+    char run[PATH_BYTES];
+    struct error why;
+    int r = state_lock_take(daemon->state, &daemon->state_lock, err);
+
+    if (r < 0)
+        return r;
+    snprintf(run, sizeof(run), "%s/run", daemon->state);
+    if (hypervisor_kvm.sweep(&why) < 0 || run_directory_sweep(run, &why) < 0)
+        log_line("error", "", why.text); /* it costs room, and nothing else */
+    return 0;
+}
+
 static int start_store(struct daemon *daemon, struct error *err)
 {
     const struct registry_options options = {.state = daemon->state};
@@ -416,7 +434,8 @@ static int start_http(struct daemon *daemon, struct error *err)
 static int start(struct daemon *daemon, struct error *err)
 {
     static int (*const parts[])(struct daemon *, struct error *) = {
-        settle_options, start_store, start_dispatcher, start_backend, start_api, start_http};
+        settle_options, start_alone, start_store, start_dispatcher,
+        start_backend,  start_api,   start_http};
     int r = 0;
 
     for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]) && r == 0; i++)
@@ -443,6 +462,7 @@ static void stop(struct daemon *daemon)
     config_free(daemon->config);
     free(daemon->certificate);
     free(daemon->key);
+    fd_close_at_exit(&daemon->state_lock);
 }
 
 /* --- process --------------------------------------------------------------------------------- */
@@ -479,7 +499,7 @@ static void say_ready(const struct daemon *daemon)
 
 int main(int argc, char **argv)
 {
-    struct daemon daemon = {.listen = NULL};
+    struct daemon daemon = {.listen = NULL, .state_lock = -1};
     struct error err = {0};
     sigset_t signals;
     int number = 0, r = parse_options(argc, argv, &daemon);
