@@ -123,6 +123,8 @@ static void test_mistakes(void **state)
         {"log: {level: loud}\n", ":1: log.level: "},
         {"otlp: {endpoint: \"ftp://x\"}\n", ":1: otlp.endpoint: "},
         {"limits:\n  connections: 10000000\n", ":2: limits.connections: "},
+        {"trusted_proxies: [127.0.0.1, 10.0.0.0/33]\n", ":1: trusted_proxies.1: "},
+        {"trusted_proxies: [proxy.example]\n", ":1: trusted_proxies.0: "},
     };
 
     (void)state;

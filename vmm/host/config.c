@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "api/router.h"
+#include "api/trusted_proxies.h"
 #include "common/bytes.h"
 #include "common/yaml_load.h"
 
@@ -52,6 +53,9 @@ static const cyaml_schema_field_t log_fields[] = {
 static const cyaml_schema_field_t otlp_fields[] = {NEEDED(endpoint, struct config_otlp, 1024),
                                                    CYAML_FIELD_END};
 
+static const cyaml_schema_value_t proxy_entry = {
+    CYAML_VALUE_STRING(CYAML_FLAG_POINTER, char, 1, 63)};
+
 static const cyaml_schema_field_t config_fields[] = {
     TEXT(listen, struct config, 255),
     TEXT(socket, struct config, 107),
@@ -61,6 +65,8 @@ static const cyaml_schema_field_t config_fields[] = {
     TEXT(default_tenant, struct config, FUNCTION_NAME_MAX),
     CYAML_FIELD_ENUM("unsigned_loopback", CYAML_FLAG_OPTIONAL | CYAML_FLAG_STRICT, struct config,
                      unsigned_loopback, booleans, CYAML_ARRAY_LEN(booleans)),
+    CYAML_FIELD_SEQUENCE_COUNT("trusted_proxies", OPTIONAL, struct config, trusted_proxies,
+                               n_trusted_proxies, &proxy_entry, 0, 1000),
     NUMBER(keep_alive_s, struct config),
     NUMBER(shells, struct config),
     CYAML_FIELD_MAPPING_PTR("tls", OPTIONAL, struct config, tls, tls_fields),
@@ -145,6 +151,24 @@ static int check_url(const struct yaml_file *file, const char *field, const char
     return yaml_wrong(file, err, field, "'%s' does not begin with http:// or https://", url);
 }
 
+static int check_proxies(const struct yaml_file *file, const struct config *config,
+                         struct error *err)
+{
+    struct trusted_proxies *proxies = NULL;
+    struct error why;
+    char field[64];
+
+    for (unsigned i = 0; i < config->n_trusted_proxies; i++) {
+        const char *name = config->trusted_proxies[i];
+
+        snprintf(field, sizeof(field), "trusted_proxies.%u", i);
+        if (trusted_proxies_new(&name, 1, &proxies, &why) < 0)
+            return yaml_wrong(file, err, field, "%s", why.text);
+        trusted_proxies_free(proxies);
+    }
+    return 0;
+}
+
 static int check_region(const struct yaml_file *file, const char *region, struct error *err)
 {
     if (!region || strspn(region, "abcdefghijklmnopqrstuvwxyz0123456789-") == strlen(region))
@@ -203,6 +227,8 @@ static int check(const struct yaml_file *file, const struct config *config, stru
         r = check_url(file, "public_url", config->public_url, err);
     if (r == 0 && config->otlp)
         r = check_url(file, "otlp.endpoint", config->otlp->endpoint, err);
+    if (r == 0)
+        r = check_proxies(file, config, err);
     if (r == 0)
         r = check_limits(file, config->limits, err);
     if (r == 0)

@@ -59,6 +59,8 @@ struct config_otlp {
 struct config {
     char *listen, *socket, *state, *region, *public_url, *default_tenant; /* NULL: not said */
     bool unsigned_loopback;
+    char **trusted_proxies; /* addresses and networks: their X-Forwarded-For is believed */
+    unsigned n_trusted_proxies;
     uint32_t keep_alive_s, shells;
     struct config_tls *tls;
     struct config_tenant *tenants;
