@@ -294,8 +294,10 @@ static void test_databases_that_are_not_ours(void **state)
 {
     struct registry_fixture *f = *state;
     struct error err = {0};
-    char path[128];
+    char path[128], right_version[64];
 
+    snprintf(right_version, sizeof(right_version), "PRAGMA user_version = %d",
+             (int)fixture_number(f, "PRAGMA user_version"));
     fixture_close_registry(f);
     snprintf(path, sizeof(path), "%s/new", f->state);
     assert_int_equal(mkdir(path, 0700), 0);
@@ -309,7 +311,7 @@ static void test_databases_that_are_not_ours(void **state)
         assert_int_equal(write(fd, "noise noise noise\n", 18), 18);
     close(fd);
     fixture_expect(open_state(path, &err), EBADMSG, &err, "database");
-    sql(f, "mayfly.db", "PRAGMA user_version = 2");
+    sql(f, "mayfly.db", right_version);
     fixture_open_again(f);
 }
 

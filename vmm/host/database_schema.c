@@ -219,10 +219,15 @@ static const char version_2[] =
     "  WHEN old.number >= 0 AND new.number < 0 BEGIN"
     "  UPDATE tenants SET code_bytes = code_bytes - (SELECT bytes FROM code WHERE id = new.code_id)"
     "    WHERE id = new.tenant_id; END;";
+
+static const char version_3[] =
+    /* Deliveries go out by tenant in turn. */
+    "CREATE INDEX deliveries_turn ON deliveries (tenant_id, due_ms);"
+    "ALTER TABLE events ADD COLUMN traceparent TEXT;"; /* W3C */
 /* clang-format on */
 
 /* The step at i brings version i to version i + 1. */
-static const char *const steps[] = {version_1, version_2};
+static const char *const steps[] = {version_1, version_2, version_3};
 
 static int read_number(sqlite3 *handle, const char *pragma, int *ret_value)
 {
