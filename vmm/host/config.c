@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "address_policy.h"
 #include "api/router.h"
 #include "common/bytes.h"
 #include "common/yaml_load.h"
@@ -55,6 +56,22 @@ static const cyaml_schema_field_t log_fields[] = {
 static const cyaml_schema_field_t otlp_fields[] = {NEEDED(endpoint, struct config_otlp, 1024),
                                                    CYAML_FIELD_END};
 
+static const cyaml_schema_value_t network_entry = {
+    CYAML_VALUE_STRING(CYAML_FLAG_POINTER, char *, 1, 63)};
+static const cyaml_schema_field_t destination_fields[] = {
+    CYAML_FIELD_SEQUENCE_COUNT("allow", OPTIONAL, struct config_destinations, allow, n_allow,
+                               &network_entry, 0, 1000),
+    TEXT(spool, struct config_destinations, 4000),
+    TEXT(ca, struct config_destinations, 4095),
+    NUMBER(spool_mib, struct config_destinations),
+    NUMBER(timeout_ms, struct config_destinations),
+    CYAML_FIELD_END};
+static const cyaml_schema_field_t event_fields[] = {
+    NUMBER(running, struct config_events),          NUMBER(lease_ms, struct config_events),
+    NUMBER(retry_base_ms, struct config_events),    NUMBER(throttle_base_ms, struct config_events),
+    NUMBER(delivery_base_ms, struct config_events), NUMBER(max_tenant_events, struct config_events),
+    NUMBER(max_tenant_mib, struct config_events),   CYAML_FIELD_END};
+
 static const cyaml_schema_field_t config_fields[] = {
     TEXT(listen, struct config, 255),
     TEXT(socket, struct config, 107),
@@ -76,6 +93,9 @@ static const cyaml_schema_field_t config_fields[] = {
                             provisioned_fields),
     CYAML_FIELD_MAPPING_PTR("log", OPTIONAL, struct config, log, log_fields),
     CYAML_FIELD_MAPPING_PTR("otlp", OPTIONAL, struct config, otlp, otlp_fields),
+    CYAML_FIELD_MAPPING_PTR("destinations", OPTIONAL, struct config, destinations,
+                            destination_fields),
+    CYAML_FIELD_MAPPING_PTR("events", OPTIONAL, struct config, events, event_fields),
     CYAML_FIELD_END};
 
 static const cyaml_schema_value_t config_schema = {
@@ -198,6 +218,51 @@ static int check_provisioned(const struct yaml_file *file,
                                 100, err);
 }
 
+static int check_destinations(const struct yaml_file *file,
+                              const struct config_destinations *destinations, struct error *err)
+{
+    struct network network;
+    struct error why;
+    char field[64];
+
+    if (!destinations)
+        return 0;
+    for (unsigned i = 0; i < destinations->n_allow; i++) {
+        snprintf(field, sizeof(field), "destinations.allow.%u", i);
+        if (network_parse(destinations->allow[i], &network, &why) < 0)
+            return yaml_wrong(file, err, field, "%s", why.text);
+    }
+    int r = check_number(file, "destinations.spool_mib", destinations->spool_mib, 1 << 30, err);
+    return r < 0 ? r
+                 : check_number(file, "destinations.timeout_ms", destinations->timeout_ms, 60000,
+                                err);
+}
+
+static int check_events(const struct yaml_file *file, const struct config_events *events,
+                        struct error *err)
+{
+    if (!events)
+        return 0;
+    const struct {
+        const char *field;
+        uint32_t value, max;
+    } numbers[] = {{"events.running", events->running, 1024},
+                   {"events.lease_ms", events->lease_ms, 3600000},
+                   {"events.retry_base_ms", events->retry_base_ms, 3600000},
+                   {"events.throttle_base_ms", events->throttle_base_ms, 60000},
+                   {"events.delivery_base_ms", events->delivery_base_ms, 600000},
+                   {"events.max_tenant_events", events->max_tenant_events, 100000000},
+                   {"events.max_tenant_mib", events->max_tenant_mib, 1 << 30}};
+
+    for (size_t i = 0; i < ARRAY_LEN(numbers); i++) {
+        int r = check_number(file, numbers[i].field, numbers[i].value, numbers[i].max, err);
+
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
 /* Secrets that everybody on the host can read are none. */
 static int check_mode(const struct yaml_file *file, const struct config *config, struct error *err)
 {
@@ -229,6 +294,10 @@ static int check(const struct yaml_file *file, const struct config *config, stru
         r = check_limits(file, config->limits, err);
     if (r == 0)
         r = check_provisioned(file, config->provisioned, err);
+    if (r == 0)
+        r = check_destinations(file, config->destinations, err);
+    if (r == 0)
+        r = check_events(file, config->events, err);
     if (r == 0)
         r = check_number(file, "keep_alive_s", config->keep_alive_s, 86400, err);
     if (r == 0)
