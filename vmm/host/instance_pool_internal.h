@@ -78,7 +78,7 @@ struct instance_pool {
     bool is_ending;       /* keepers go, too */
     struct concurrency *concurrency;
     LIST_HEAD(, pool_version) buckets[POOL_BUCKETS];
-    TAILQ_HEAD(, pool_version) versions;
+    TAILQ_HEAD(version_list, pool_version) versions;
     struct slot_list idle;   /* the unused ones of builds, then the least recently used first */
     struct slot_list doomed; /* to be ended by a keeper */
     uint32_t leases;         /* out, or on their way out */

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "function_builder.h"
+#include "housekeeper.h"
 #include "lambda_version.h"
 #include "provisioner.h"
 
@@ -16,8 +17,9 @@ enum { LINES_BYTES = 640 };
 
 struct lambda_backend {
     struct lambda_backend_options options;
-    struct function_builder *builder; /* owned, as the next */
+    struct function_builder *builder; /* owned, as the next two */
     struct provisioner *provisioner;
+    struct housekeeper *housekeeper;
 };
 
 /* --- invocations ----------------------------------------------------------------------------- */
@@ -197,6 +199,7 @@ static void backend_changed(void *opaque, const char *tenant, const char *name)
     if (is_deleted(backend, tenant, name))
         instance_pool_invalidate(dispatcher_pool(backend->options.dispatcher), tenant, name, NULL);
     provisioner_wake(backend->provisioner);
+    housekeeper_wake(backend->housekeeper);
     function_builder_wake(backend->builder);
 }
 
@@ -234,6 +237,7 @@ static void build_ended(void *opaque, const struct function_version *version, en
         let_go(backend, version);
         break;
     }
+    housekeeper_wake(backend->housekeeper); /* an older build, or this one, serves no more */
 }
 
 static void build_failed(void *opaque, const char *text)
@@ -323,7 +327,14 @@ int lambda_backend_new(const struct lambda_backend_options *options,
                                                     .failed = options->failed};
     const struct function_builder_options builder = {
         .registry = options->registry, .ops = &builder_ops, .opaque = backend};
+    const struct housekeeper_options housekeeper = {.registry = options->registry,
+                                                    .pool = dispatcher_pool(options->dispatcher),
+                                                    .state = options->state,
+                                                    .cache_bytes = options->cache_bytes,
+                                                    .failed = options->failed};
     int r = provisioner_new(&provisioner, &backend->provisioner, err);
+    if (r == 0)
+        r = housekeeper_new(&housekeeper, &backend->housekeeper, err);
     if (r == 0)
         r = function_builder_new(&builder, &backend->builder, err);
     if (r < 0) {
@@ -341,6 +352,7 @@ void lambda_backend_stop(struct lambda_backend *backend)
         return;
     function_builder_stop(backend->builder);
     provisioner_stop(backend->provisioner);
+    housekeeper_stop(backend->housekeeper);
 }
 
 void lambda_backend_free(struct lambda_backend *backend)
@@ -349,5 +361,6 @@ void lambda_backend_free(struct lambda_backend *backend)
         return;
     function_builder_free(backend->builder);
     provisioner_free(backend->provisioner);
+    housekeeper_free(backend->housekeeper);
     free(backend);
 }
