@@ -48,8 +48,9 @@ struct config_limits {
     uint32_t threads;
     uint32_t body_memory_mib;
     uint32_t head_timeout_s;
-    uint32_t min_available_mib; /* of memory, that instances leave to others */
-    uint32_t cache_mib;         /* of flattened snapshots on disk */
+    uint32_t
+        min_available_mib; /* of memory, that instances leave to others; 0: 5 %, 256 at least */
+    uint32_t cache_mib;    /* of flattened snapshots on disk */
 };
 
 /* Of instances that are provisioned, in percent of what a configuration asks for. */

@@ -74,6 +74,9 @@ struct instance_function {
     /* Whose it is. What an init phase made, keys and all, is in a snapshot: functions of two owners
      * never share one, be their code the same to the last byte. NULL: of whoever has the state. */
     const char *owner;
+    /* Put into the name of its snapshot, for who collects those that are of no more use: letters,
+     * digits, '.', '-'; up to 38. NULL: nothing is. */
+    const char *label;
     const char *runtime;
     const char *handler;
     const char *name;

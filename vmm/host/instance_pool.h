@@ -116,6 +116,21 @@ size_t instance_pool_list_builds(struct instance_pool *pool, const char *tenant,
 void instance_pool_drop_build(struct instance_pool *pool, const char *tenant, const char *function,
                               uint64_t build_id);
 
+/*
+ * instance_pool_open - open the version's snapshot, so that a restore has nothing to wait for but
+ * the guest, and have a shell made for it. Makes nothing: -ENOENT where there is none. Else as the
+ * source's find().
+ */
+int instance_pool_open(struct instance_pool *pool, const struct function_version *version,
+                       struct error *err);
+
+/* instance_pool_each_version - what is known at present, the most recently used first. Of each only
+ * tenant, name, version and build_id are set, borrowed for the call. @visit must not call the pool;
+ * what it returns but true ends the walk. */
+typedef bool pool_version_visitor(void *opaque, const struct function_version *version);
+void instance_pool_each_version(struct instance_pool *pool, pool_version_visitor *visit,
+                                void *opaque);
+
 struct pool_counts {
     uint32_t live; /* instances, those being started or ended too */
     uint32_t idle;

@@ -162,6 +162,18 @@ static int source_restore(void *opaque, const struct frozen_version *frozen, age
     return function_frozen_restore(&config, &frozen->parts, ret_instance, err);
 }
 
+static void source_expect(void *opaque, const struct frozen_version *frozen)
+{
+    const struct instance_source *source = opaque;
+    const struct shell_shape shape = {.image = frozen->parts.image_path,
+                                      .cpu_template = frozen->parts.cpu_template,
+                                      .memory_mib = frozen->parts.memory_mib,
+                                      .vcpus = frozen->parts.vcpus};
+
+    if (source->config.shells)
+        shell_pool_expect(source->config.shells, &shape);
+}
+
 static void source_forget(struct frozen_version *frozen)
 {
     if (!frozen)
@@ -177,6 +189,7 @@ static bool source_is_alive(const struct instance *instance)
 
 const struct instance_source_ops instance_source_snapshots = {.find = source_find,
                                                               .make = source_make,
+                                                              .expect = source_expect,
                                                               .restore = source_restore,
                                                               .forget = source_forget,
                                                               .is_alive = source_is_alive,

@@ -40,6 +40,8 @@ struct instance_source_ops {
     int (*make)(void *source, const struct function_version *version, agent_log *log, void *opaque,
                 struct frozen_version **ret_frozen, struct instance **ret_instance,
                 struct agent_result *ret_result, struct error *err);
+    /* expect - one of these is likely to be restored soon. May be NULL. */
+    void (*expect)(void *source, const struct frozen_version *frozen);
     /* restore - -EBADMSG, -ENOTSUP, -ENOENT: the snapshot is of no use, another may be. */
     int (*restore)(void *source, const struct frozen_version *frozen, agent_log *log, void *opaque,
                    struct instance **ret_instance, struct error *err);

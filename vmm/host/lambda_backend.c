@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "function_builder.h"
+#include "housekeeper.h"
 #include "lambda_version.h"
 #include "provisioner.h"
 
@@ -16,8 +17,9 @@ enum { BUILDS_MAX = 256 };
 
 struct lambda_backend {
     struct lambda_backend_options options;
-    struct function_builder *builder; /* owned, as the next */
+    struct function_builder *builder; /* owned, as the next two */
     struct provisioner *provisioner;
+    struct housekeeper *housekeeper;
 };
 
 /* --- invocations ----------------------------------------------------------------------------- */
@@ -176,6 +178,7 @@ static void backend_changed(void *opaque, const char *tenant, const char *name)
 
     let_go(backend, tenant, name);
     provisioner_wake(backend->provisioner);
+    housekeeper_wake(backend->housekeeper);
     function_builder_wake(backend->builder);
 }
 
@@ -213,6 +216,7 @@ static void build_ended(void *opaque, const struct function_version *version, en
         let_go(backend, version->tenant, version->function.name);
     if (end == BUILD_SERVES)
         provisioner_wake(backend->provisioner);
+    housekeeper_wake(backend->housekeeper); /* an older build, or this one, serves no more */
 }
 
 static void build_failed(void *opaque, const char *text)
@@ -256,7 +260,14 @@ int lambda_backend_new(const struct lambda_backend_options *options,
                                                     .failed = options->failed};
     const struct function_builder_options builder = {
         .registry = options->registry, .ops = &builder_ops, .opaque = backend};
+    const struct housekeeper_options housekeeper = {.registry = options->registry,
+                                                    .pool = dispatcher_pool(options->dispatcher),
+                                                    .state = options->state,
+                                                    .cache_bytes = options->cache_bytes,
+                                                    .failed = options->failed};
     int r = provisioner_new(&provisioner, &backend->provisioner, err);
+    if (r == 0)
+        r = housekeeper_new(&housekeeper, &backend->housekeeper, err);
     if (r == 0)
         r = function_builder_new(&builder, &backend->builder, err);
     if (r < 0) {
@@ -274,6 +285,7 @@ void lambda_backend_stop(struct lambda_backend *backend)
         return;
     function_builder_stop(backend->builder);
     provisioner_stop(backend->provisioner);
+    housekeeper_stop(backend->housekeeper);
 }
 
 void lambda_backend_free(struct lambda_backend *backend)
@@ -282,5 +294,6 @@ void lambda_backend_free(struct lambda_backend *backend)
         return;
     function_builder_free(backend->builder);
     provisioner_free(backend->provisioner);
+    housekeeper_free(backend->housekeeper);
     free(backend);
 }

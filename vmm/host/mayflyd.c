@@ -324,6 +324,13 @@ static int start_store(struct daemon *daemon, struct error *err)
                : event_queue_open(registry_database(daemon->registry), &queue, &daemon->queue, err);
 }
 
+static uint64_t cache_bytes_of(const struct daemon *daemon)
+{
+    const struct config *config = daemon->config;
+
+    return config && config->limits ? (uint64_t)config->limits->cache_mib << 20 : 0;
+}
+
 static int start_dispatcher(struct daemon *daemon, struct error *err)
 {
     const struct config *config = daemon->config;
@@ -338,7 +345,7 @@ static int start_dispatcher(struct daemon *daemon, struct error *err)
         .max_instances = limits->instances,
         .min_available_bytes = (uint64_t)limits->min_available_mib << 20,
         .shells_per_shape = config ? config->shells : 0,
-        .cache_bytes = (uint64_t)limits->cache_mib << 20,
+        .cache_bytes = cache_bytes_of(daemon),
         .cpu = config && config->cpu_quota ? CPU_QUOTA : CPU_SHARE};
 
     return dispatcher_new(&options, &daemon->dispatcher, err);
@@ -435,6 +442,8 @@ static int start_backend(struct daemon *daemon, struct error *err)
         .dispatcher = daemon->dispatcher,
         .most_percent = provisioned ? provisioned->most_percent : 0,
         .target_percent = provisioned ? provisioned->target_percent : 0,
+        .state = daemon->state,
+        .cache_bytes = cache_bytes_of(daemon),
         .check_runtime = check_images,
         .opaque = daemon,
         .failed = log_failed};
