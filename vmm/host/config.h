@@ -84,6 +84,12 @@ struct config_log {
 
 struct config_otlp {
     char *endpoint; /* http://host:4318 */
+    double *ratio;  /* of traces that begin here, 0 to 1: how many are sampled; NULL: all */
+};
+
+/* What functions print; 0: the default (log_store.h). */
+struct config_function_logs {
+    uint32_t function_mib, tenant_mib, keep_days, rate_kib_s;
 };
 
 struct config {
@@ -97,7 +103,9 @@ struct config {
     struct config_limits *limits;
     struct config_provisioned *provisioned;
     struct config_log *log;
+    struct config_function_logs *function_logs;
     struct config_otlp *otlp;
+    bool open_metrics; /* metrics: open */
     struct config_destinations *destinations;
     struct config_events *events;
 };
