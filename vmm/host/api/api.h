@@ -114,7 +114,9 @@ struct api_options {
     struct log_store *logs;     /* of functions; borrowed; NULL: none are kept */
     bool open_metrics;          /* anybody may see all tenants' */
     double trace_ratio;         /* of traces that begin here: how many are sampled */
-    int64_t (*now_s)(void);     /* NULL: the real clock (tests set it) */
+    const char *const *trusted_proxies; /* addresses and networks whose X-Forwarded-For counts */
+    size_t n_trusted_proxies;
+    int64_t (*now_s)(void); /* NULL: the real clock (tests set it) */
 };
 
 struct api;

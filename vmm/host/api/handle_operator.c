@@ -38,7 +38,7 @@ static int choose_tenant(struct api_turn *turn)
         (request->origin == HTTP_FROM_UNIX && !http_header_find(request, "authorization") &&
          !http_header_find(request, "x-mayfly-tenant")))
         return 0;
-    return api_authenticate(turn, false);
+    return api_authenticate(turn, "lambda");
 }
 
 void handle_metrics(struct api_turn *turn)
