@@ -14,6 +14,10 @@
  *     allow: [10.0.0.0/8]          # networks to reach beside the global addresses
  *     spool: /var/spool/mayfly     # default <state>/spool
  *   events: {running: 64}          # how many run at once; see struct config_events
+ *   log: {level: info, file: /var/log/mayflyd.log}   # default standard error; SIGHUP: anew
+ *   function_logs: {function_mib: 10, tenant_mib: 1024, keep_days: 14, rate_kib_s: 1024}
+ *   metrics: socket                # or open: all tenants' for everybody
+ *   otlp: {endpoint: "http://127.0.0.1:4318", ratio: 0.1}   # spans
  *
  * Trust: the administrator's own. The file holds secrets: who else may read it is his to say, and
  * config_load() refuses one that everybody may read. Process: mayflyd. Threads: none of its own.
