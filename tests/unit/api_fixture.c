@@ -90,22 +90,23 @@ static int invoke(void *opaque, const struct api_invocation *invocation,
     return r;
 }
 
-static int metrics(void *opaque, char **ret_text)
+static int metrics(void *opaque, const char *tenant, char **ret_text)
 {
     (void)opaque;
-    *ret_text = strdup("mayfly_up 1\n");
-    return *ret_text ? 0 : -ENOMEM;
+    return asprintf(ret_text, "mayfly_up{tenant=\"%s\"} 1\n", tenant ? tenant : "") < 0 ? -ENOMEM
+                                                                                        : 0;
 }
 
-static bool is_ready(void *opaque, const char **ret_why)
+static void readiness(void *opaque, struct api_readiness *ret_readiness)
 {
     (void)opaque;
-    *ret_why = "warming up\n";
-    return fixture_seen.count >= 0;
+    ret_readiness->n = 0;
+    if (fixture_seen.is_unready)
+        strcpy(ret_readiness->reasons[ret_readiness->n++], "warming up");
 }
 
 static const struct api_backend backend = {
-    .invoke = invoke, .metrics = metrics, .is_ready = is_ready};
+    .invoke = invoke, .metrics = metrics, .readiness = readiness};
 
 int api_fixture_set_up(void **state)
 {
@@ -120,12 +121,17 @@ int api_fixture_set_up(void **state)
     fixture_expect(event_queue_open(registry_database(fixture->store.registry), &queue_options,
                                     &fixture->queue, &err),
                    0, &err, "");
+    char logs_path[128];
+    snprintf(logs_path, sizeof(logs_path), "%s/logs", fixture->store.state);
+    const struct log_store_options logs = {.path = logs_path};
+    fixture_expect(log_store_open(&logs, &fixture->logs, &err), 0, &err, "");
     struct api_options options = {.registry = fixture->store.registry,
                                   .queue = fixture->queue,
                                   .backend = &backend,
                                   .keys = keys,
                                   .n_keys = 2,
                                   .default_tenant = "alice",
+                                  .logs = fixture->logs,
                                   .now_s = api_now_s};
     fixture_expect(api_new(&options, &fixture->api, &err), 0, &err, "");
     snprintf(fixture->socket_path, sizeof(fixture->socket_path), "%s/api.sock",
@@ -146,8 +152,10 @@ int api_fixture_tear_down(void **state)
     struct api_fixture *fixture = *state;
 
     close(fixture->fd);
+    log_store_end_followers(fixture->logs);
     http_server_stop(fixture->server);
     api_free(fixture->api);
+    log_store_close(fixture->logs);
     event_queue_close(fixture->queue);
     fixture_close(&fixture->store);
     free(fixture);

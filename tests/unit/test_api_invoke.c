@@ -18,6 +18,7 @@
 
 #define FUNCTIONS "/2015-03-31/functions"
 #define INVOKE FUNCTIONS "/f/invocations"
+#define ROOT "Root=1-5759e988-bd862e3fe1be46a994272793"
 
 static const char *header(const struct api_answer *answer, const char *name)
 {
@@ -32,20 +33,20 @@ static void test_request_response(void **state)
     struct api_answer got;
 
     deploy(fixture, "f");
-    call(
-        fixture, "POST", INVOKE,
-        "X-Amz-Client-Context: eyJhIjoxfQ==\r\nX-Amz-Log-Type: Tail\r\nX-Amzn-Trace-Id: Root=1\r\n",
-        "{\"k\": [1]}", &got);
+    call(fixture, "POST", INVOKE,
+         "X-Amz-Client-Context: eyJhIjoxfQ==\r\nX-Amz-Log-Type: Tail\r\nX-Amzn-Trace-Id: " ROOT
+         ";Sampled=0\r\n",
+         "{\"k\": [1]}", &got);
     assert_int_equal(got.http.status, 200);
     assert_int_equal(got.http.body_len, 10);
     assert_memory_equal(got.http.body, "{\"k\": [1]}", 10);
     assert_string_equal(header(&got, "X-Amz-Executed-Version"), "$LATEST");
     assert_string_equal(header(&got, "X-Amz-Function-Error"), "");
     assert_string_equal(header(&got, "X-Amz-Log-Result"), "U1RBUlQKUkVQT1JUCg==");
-    assert_string_equal(header(&got, "X-Amzn-Trace-Id"), "Root=1");
+    assert_string_equal(header(&got, "X-Amzn-Trace-Id"), ROOT ";Sampled=0");
     api_answer_done(&got);
     assert_string_equal(fixture_seen.client_context, "{\"a\":1}");
-    assert_string_equal(fixture_seen.trace_id, "Root=1");
+    assert_string_equal(fixture_seen.trace_id, ROOT ";Sampled=0");
     assert_string_equal(fixture_seen.version, "$LATEST");
     call(fixture, "POST", INVOKE, NULL, "", &got);
     assert_int_equal(got.http.status, 200);
@@ -105,7 +106,7 @@ static void test_dry_run_and_event(void **state)
     api_answer_done(&got);
     expect_error(fixture, "POST", FUNCTIONS "/g/invocations", "X-Amz-Invocation-Type: DryRun\r\n",
                  "{}", 404, "ResourceNotFoundException", NULL);
-    call(fixture, "POST", INVOKE, "X-Amz-Invocation-Type: Event\r\nX-Amzn-Trace-Id: Root=2\r\n",
+    call(fixture, "POST", INVOKE, "X-Amz-Invocation-Type: Event\r\nX-Amzn-Trace-Id: " ROOT "\r\n",
          "{\"e\":1}", &got);
     assert_int_equal(got.http.status, 202);
     assert_int_equal(got.http.body_len, 0);
@@ -125,7 +126,7 @@ static void test_dry_run_and_event(void **state)
     for (size_t i = 0; i < n; i++) {
         found =
             found || (strcmp(events[i]->request_id, id) == 0 && events[i]->payload_len_bytes == 7 &&
-                      strcmp(events[i]->trace, "Root=2") == 0);
+                      strcmp(events[i]->trace, ROOT ";Sampled=0") == 0);
         event_free(events[i]);
     }
     assert_true(found);

@@ -47,7 +47,9 @@ OPERATION(InvokeWithResponseStream, handle_invoke_stream, HTTP_LONG, API_INVOKE_
 OPERATION(FunctionUrl, handle_function_url, HTTP_LONG, API_INVOKE_MAX_BYTES, API_PUBLIC);
 OPERATION(CodeLink, handle_code_link, HTTP_SHORT, NO_BODY, API_PUBLIC);
 OPERATION(Health, handle_health, HTTP_INLINE, NO_BODY, API_PUBLIC);
-OPERATION(Ready, handle_ready, HTTP_INLINE, NO_BODY, API_PUBLIC);
+OPERATION(Ready, handle_ready, HTTP_SHORT, NO_BODY, API_PUBLIC);
+OPERATION(GetLogs, handle_logs, HTTP_SHORT, NO_BODY, 0);
+OPERATION(DeleteLogs, handle_delete_logs, HTTP_SHORT, NO_BODY, 0);
 OPERATION(Metrics, handle_metrics, HTTP_SHORT, NO_BODY, API_PUBLIC);
 
 #define FUNCTIONS "/2015-03-31/functions"
@@ -100,6 +102,8 @@ const struct route api_routes[] = {
     {"POST", "/2017-03-31/tags/{Resource}", &TagResource},
     {"DELETE", "/2017-03-31/tags/{Resource}", &UntagResource},
     {"GET", "/2016-08-19/account-settings", &GetAccountSettings},
+    {"GET", "/mayfly/v1/functions" NAME "/logs", &GetLogs},
+    {"DELETE", "/mayfly/v1/functions" NAME "/logs", &DeleteLogs},
     {"GET", "/healthz", &Health},
     {"GET", "/readyz", &Ready},
     {"GET", "/metrics", &Metrics},

@@ -134,19 +134,19 @@ static void fail(struct api_turn *turn, int r, const struct error *err)
 
 static void run(struct api_turn *turn, const struct function *function, const char *event)
 {
-    const char *trace_id = http_header_find(turn->request, "x-amzn-trace-id");
-    struct api_invocation invocation = {
-        .function = function,
-        .request_id = turn->request_id,
-        .payload = event,
-        .payload_bytes = strlen(event),
-        .trace_id = trace_id && strlen(trace_id) < EVENT_TRACE_MAX ? trace_id : NULL,
-        .traceparent = http_header_find(turn->request, "traceparent")};
+    struct invoke_trace trace;
+    struct api_invocation invocation = {.function = function,
+                                        .request_id = turn->request_id,
+                                        .payload = event,
+                                        .payload_bytes = strlen(event),
+                                        .trace_id = trace.amzn};
     struct api_invocation_result result;
     struct http_response answer = {.status = 0};
     struct error err;
-    int r = invoke_run(turn, &invocation, &result, &err);
 
+    invoke_read_trace(turn, &trace);
+    invocation.traceparent = trace.traceparent[0] ? trace.traceparent : NULL;
+    int r = invoke_run(turn, &invocation, &result, &err);
     if (r < 0) {
         fail(turn, r, &err);
         return;
