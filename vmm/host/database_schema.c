@@ -194,7 +194,6 @@ static const char version_1[] =
     "  UPDATE tenants SET event_bytes = event_bytes + new.bytes WHERE id = new.tenant_id; END;"
     "CREATE TRIGGER deliveries_out AFTER DELETE ON deliveries BEGIN"
     "  UPDATE tenants SET event_bytes = event_bytes - old.bytes WHERE id = old.tenant_id; END;";
-
 static const char version_2[] =
     /* reason_code: of what reason says; build_tries: attempts that failed for the host's reasons;
      * build_due_ms: when the next one may begin. */
