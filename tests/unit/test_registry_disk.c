@@ -319,10 +319,12 @@ static void test_databases_that_are_not_ours(void **state)
 static void test_older_database(void **state)
 {
     struct registry_fixture *f = *state;
+    int64_t version = fixture_number(f, "PRAGMA user_version");
 
     fixture_create(f, "f", "x");
     fixture_close_registry(f);
     sql(f, "mayfly.db",
+        "DROP INDEX deliveries_turn; ALTER TABLE events DROP COLUMN traceparent;"
         "DROP INDEX versions_unbuilt; DROP TRIGGER versions_in; DROP TRIGGER versions_out;"
         "DROP TRIGGER versions_aside; ALTER TABLE versions DROP COLUMN reason_code;"
         "ALTER TABLE versions DROP COLUMN build_tries;"
@@ -338,7 +340,7 @@ static void test_older_database(void **state)
     function_free(function);
     fixture_change(f, "f", "y");
     assert_int_equal(fixture_publish(f, "f"), 1);
-    assert_int_equal(fixture_number(f, "PRAGMA user_version"), 2);
+    assert_int_equal(fixture_number(f, "PRAGMA user_version"), version);
     assert_int_equal(fixture_number(f, "SELECT count(*) FROM versions"), 2);
     assert_int_equal(fixture_number(f, "SELECT count(*) FROM code WHERE uses = 0"), 1);
 }
