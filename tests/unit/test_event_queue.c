@@ -23,11 +23,21 @@ struct fixture {
     char id[REQUEST_ID_BYTES]; /* of the last that was enqueued */
 };
 
+static char last_dropped[640]; /* what the log would say */
+
+static void note_dropped(void *opaque, const char *request_id, const char *text)
+{
+    (void)opaque;
+    assert_int_equal(strlen(request_id), REQUEST_ID_BYTES - 1);
+    snprintf(last_dropped, sizeof(last_dropped), "%s", text);
+}
+
 static void open_queue(struct fixture *f, bool sole, uint64_t max_events, uint64_t max_bytes)
 {
     struct event_queue_options options = {.sole = sole,
                                           .max_tenant_events = max_events,
                                           .max_tenant_bytes = max_bytes,
+                                          .dropped = note_dropped,
                                           .now_ms = fixture_clock};
     struct error err = {0};
 
@@ -625,6 +635,9 @@ static void test_functions_as_destinations(void **state)
     fixture_expect(event_queue_stats(f->queue, &stats, &err), 0, &err, "");
     assert_int_equal(stats.depth, 0);
     assert_int_equal(stats.dropped, 1);
+    assert_string_equal(
+        last_dropped, "tenant 'alice': a record of 'f' for 'arn:aws:lambda:us-east-1:000000000001:"
+                      "function:f:$LATEST' is dropped: events led to events too often");
     /* Another tenant's, and one that is not there: dropped, and counted. */
     struct function_key bobs = {"bob", "f", NULL};
     struct code_staged *code = fixture_stage(&f->registry, "x");
@@ -635,9 +648,11 @@ static void test_functions_as_destinations(void **state)
     configure(f, NULL, -1, -1, "arn:aws:lambda:us-east-1:000000000002:function:f", NULL);
     enqueue(f, "f", "1");
     finish(f, claim_one(f), EVENT_SUCCEEDED);
+    assert_non_null(strstr(last_dropped, "it is no function of this tenant's"));
     configure(f, NULL, -1, -1, "arn:aws:lambda:us-east-1:000000000001:function:none", NULL);
     enqueue(f, "f", "1");
     finish(f, claim_one(f), EVENT_SUCCEEDED);
+    assert_non_null(strstr(last_dropped, "there is no such function"));
     fixture_expect(event_queue_stats(f->queue, &stats, &err), 0, &err, "");
     assert_int_equal(stats.depth, 0);
     assert_int_equal(stats.dropped, 3);
@@ -780,6 +795,7 @@ static void test_a_full_queue(void **state)
     finish(f, claim_one(f), EVENT_SUCCEEDED);
     assert_int_equal(depth(f), 2);
     no_delivery(f);
+    assert_non_null(strstr(last_dropped, "queue is full"));
 }
 
 static void test_deleted_functions(void **state)
