@@ -168,13 +168,10 @@ static int end_unused(struct housekeeper *housekeeper, struct error *err)
     instance_pool_each_version(housekeeper->options.pool, note_known, known);
     for (size_t i = 0; i < known->n; i++) {
         const struct known *one = &known->list[i];
-        const struct function_version version = {
-            .tenant = one->tenant,
-            .build_id = one->build_id,
-            .function = {.name = one->name, .version = one->version}};
 
         if (!is_build_used(housekeeper, one->build_id))
-            instance_pool_drop_build(housekeeper->options.pool, &version);
+            instance_pool_drop_build(housekeeper->options.pool, one->tenant, one->name,
+                                     one->build_id);
     }
     return 0;
 }

@@ -297,6 +297,14 @@ static int start_alone(struct daemon *daemon, struct error *err)
     return 0;
 }
 
+static void record_dropped(void *opaque, const char *request_id, const char *text)
+{
+    const struct daemon *daemon = opaque;
+
+    if (daemon->sender)
+        delivery_sender_say(daemon->sender, request_id, text);
+}
+
 static int start_store(struct daemon *daemon, struct error *err)
 {
     const struct registry_options options = {
@@ -313,6 +321,7 @@ static int start_store(struct daemon *daemon, struct error *err)
                                               .max_tenant_bytes = (uint64_t)events->max_tenant_mib
                                                                   << 20,
                                               .has_delivery = has_delivery,
+                                              .dropped = record_dropped,
                                               .opaque = daemon};
     int r = registry_open(&options, &daemon->registry, err);
 

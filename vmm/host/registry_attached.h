@@ -7,8 +7,7 @@
  *
  * A target (destination, dead-letter queue) is one of
  *   arn:aws:lambda:<region>:<account>:function:<name>[:<qualifier>]   of the same tenant
- *   file:<name>            a spool of that name ([a-zA-Z0-9-_.]{1,64}) below <state>/spool
- *   http://… or https://…  an endpoint; who may be reached is the sender's policy
+ *   file:<name>, http://… or https://…: see delivery_target.h
  */
 #ifndef MAYFLY_HOST_REGISTRY_ATTACHED_H
 #define MAYFLY_HOST_REGISTRY_ATTACHED_H

@@ -249,6 +249,10 @@ static void enqueue(struct api_turn *turn, const struct invoke_input *input, uns
         return;
     }
     int r = event_queue_enqueue(options->queue, &event, &err);
+    if (r == -EAGAIN) { /* in the word that SDKs know */
+        api_fail_throttled(turn, "CallerRateLimitExceeded");
+        return;
+    }
     if (r < 0) {
         invoke_fail(turn, r == -EINVAL ? -EIO : r, &input->target.key, &err);
         return;
