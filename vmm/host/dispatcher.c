@@ -313,6 +313,7 @@ static int make_pools(struct dispatcher *dispatcher, struct error *err)
                     .kernel = config->kernel,
                     .run_directory = dispatcher->run,
                     .monitor_path = config->monitor_path,
+                    .cpu = config->cpu,
                     .interrupt_fd = dispatcher->interrupt_fd},
         .per_shape = or_default(config->shells_per_shape, SHELLS_PER_SHAPE_DEFAULT),
         .limit = or_default(config->max_shells, SHELLS_DEFAULT)};

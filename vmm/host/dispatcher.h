@@ -31,6 +31,7 @@ struct dispatcher_config {
     uint32_t shells_per_shape; /* 4 */
     uint32_t max_shells;       /* 16 */
     uint64_t cache_bytes;
+    enum vm_cpu cpu; /* how a VM's part of the CPUs is kept */
 };
 
 /* One event; borrowed for the call. */

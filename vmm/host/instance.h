@@ -47,6 +47,7 @@ struct instance_config {
     const char *monitor_path;  /* NULL: beside the running program */
     const char *command_line;  /* further words for the guest kernel; may be NULL */
     enum vm_jail jail;
+    enum vm_cpu cpu;
     bool seccomp_trap;        /* see vm_config */
     const char *cpu_template; /* common/cpu_template.h; NULL: the host's CPU */
     uint32_t memory_mib;
