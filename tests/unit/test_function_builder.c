@@ -51,10 +51,12 @@ static int check(void *opaque, const char *runtime, struct error *err)
     return check_error ? error_say(err, check_error, "no image for '%s'", runtime) : 0;
 }
 
-static int build(void *opaque, const struct function_version *version,
-                 struct invocation_result *ret_result, struct error *err)
+static int build(void *opaque, const struct function *function,
+                 const struct function_version *version, struct invocation_result *ret_result,
+                 struct error *err)
 {
     (void)opaque;
+    (void)function;
     pthread_mutex_lock(&seen.lock);
     if (seen.n < ORDER_MAX)
         snprintf(seen.order[seen.n], sizeof(seen.order[0]), "%s", version->function.name);

@@ -58,7 +58,7 @@ static const cyaml_schema_field_t otlp_fields[] = {NEEDED(endpoint, struct confi
                                                    CYAML_FIELD_END};
 
 static const cyaml_schema_value_t network_entry = {
-    CYAML_VALUE_STRING(CYAML_FLAG_POINTER, char *, 1, 63)};
+    CYAML_VALUE_STRING(CYAML_FLAG_POINTER, char, 1, 63)};
 static const cyaml_schema_field_t destination_fields[] = {
     CYAML_FIELD_SEQUENCE_COUNT("allow", OPTIONAL, struct config_destinations, allow, n_allow,
                                &network_entry, 0, 1000),
@@ -82,10 +82,10 @@ static const cyaml_schema_field_t config_fields[] = {
     TEXT(default_tenant, struct config, FUNCTION_NAME_MAX),
     CYAML_FIELD_ENUM("unsigned_loopback", CYAML_FLAG_OPTIONAL | CYAML_FLAG_STRICT, struct config,
                      unsigned_loopback, booleans, CYAML_ARRAY_LEN(booleans)),
-    CYAML_FIELD_SEQUENCE_COUNT("trusted_proxies", OPTIONAL, struct config, trusted_proxies,
-                               n_trusted_proxies, &network_entry, 0, 1000),
     CYAML_FIELD_ENUM("cpu", CYAML_FLAG_OPTIONAL | CYAML_FLAG_STRICT, struct config, cpu_quota,
                      cpu_words, CYAML_ARRAY_LEN(cpu_words)),
+    CYAML_FIELD_SEQUENCE_COUNT("trusted_proxies", OPTIONAL, struct config, trusted_proxies,
+                               n_trusted_proxies, &network_entry, 0, 1000),
     NUMBER(keep_alive_s, struct config),
     NUMBER(shells, struct config),
     CYAML_FIELD_MAPPING_PTR("tls", OPTIONAL, struct config, tls, tls_fields),

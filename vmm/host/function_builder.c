@@ -88,7 +88,7 @@ static int make(struct attempt *a, struct error *err)
     if (r < 0)
         return r;
     a->step = BUILD_STEP_MAKE;
-    r = options->ops->build(options->opaque, &a->version.version, &a->result, err);
+    r = options->ops->build(options->opaque, a->function, &a->version.version, &a->result, err);
     if (r < 0 && a->version.is_code_bad)
         a->step = BUILD_STEP_CODE;
     if (r == 0 && a->result.kind == INVOKED_THROTTLED)

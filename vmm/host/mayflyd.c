@@ -27,6 +27,7 @@
 #include "lambda_backend.h"
 #include "run_directory.h"
 #include "runtime_images.h"
+#include "state_lock.h"
 
 enum {
     EXIT_USAGE = 2,
@@ -46,6 +47,7 @@ struct daemon {
     bool has_own_key;
     char socket_default[PATH_BYTES], credentials_path[PATH_BYTES];
     char *certificate, *key;
+    int state_lock; /* -1: not taken */
     struct registry *registry;
     struct event_queue *queue;
     struct dispatcher *dispatcher;
@@ -280,6 +282,22 @@ static void has_delivery(void *opaque)
         delivery_sender_wake(daemon->sender);
 }
 
+/* The state is ours alone from here on, so what is left of an earlier daemon can go: instances'
+ * directories with their sockets, monitors that outlived it, control groups. */
+static int start_alone(struct daemon *daemon, struct error *err)
+{
+    char run[PATH_BYTES];
+    struct error why;
+    int r = state_lock_take(daemon->state, &daemon->state_lock, err);
+
+    if (r < 0)
+        return r;
+    snprintf(run, sizeof(run), "%s/run", daemon->state);
+    if (hypervisor_kvm.sweep(&why) < 0 || run_directory_sweep(run, &why) < 0)
+        log_line("error", "", why.text); /* it costs room, and nothing else */
+    return 0;
+}
+
 static int start_store(struct daemon *daemon, struct error *err)
 {
     const struct registry_options options = {
@@ -411,6 +429,7 @@ static int start_backend(struct daemon *daemon, struct error *err)
 {
     const struct config *config = daemon->config;
     const struct config_provisioned *provisioned = config ? config->provisioned : NULL;
+    const struct config_events *events = config ? config->events : NULL;
     const struct lambda_backend_options options = {
         .registry = daemon->registry,
         .dispatcher = daemon->dispatcher,
@@ -422,14 +441,13 @@ static int start_backend(struct daemon *daemon, struct error *err)
     int r = lambda_backend_new(&options, &daemon->backend, err);
     if (r < 0)
         return r;
-    const struct event_worker_options worker = {
-        .queue = daemon->queue,
-        .registry = daemon->registry,
-        .backend = &lambda_backend_ops,
-        .backend_opaque = daemon->backend,
-        .max_running = config && config->events ? config->events->running : 0,
-        .lease_ms = config && config->events ? config->events->lease_ms : 0,
-        .failed = log_failed};
+    const struct event_worker_options worker = {.queue = daemon->queue,
+                                                .registry = daemon->registry,
+                                                .backend = &lambda_backend_ops,
+                                                .backend_opaque = daemon->backend,
+                                                .max_running = events ? events->running : 0,
+                                                .lease_ms = events ? events->lease_ms : 0,
+                                                .failed = log_failed};
     return event_worker_new(&worker, &daemon->worker, err);
 }
 
@@ -498,8 +516,8 @@ static int start_http(struct daemon *daemon, struct error *err)
 static int start(struct daemon *daemon, struct error *err)
 {
     static int (*const parts[])(struct daemon *, struct error *) = {
-        settle_options, start_store, start_dispatcher, start_sender,
-        start_backend,  start_api,   start_http};
+        settle_options, start_alone,   start_store, start_dispatcher,
+        start_sender,   start_backend, start_api,   start_http};
     int r = 0;
 
     for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]) && r == 0; i++)
@@ -527,6 +545,7 @@ static void stop(struct daemon *daemon)
     config_free(daemon->config);
     free(daemon->certificate);
     free(daemon->key);
+    fd_close_at_exit(&daemon->state_lock);
 }
 
 /* --- process --------------------------------------------------------------------------------- */
@@ -563,7 +582,7 @@ static void say_ready(const struct daemon *daemon)
 
 int main(int argc, char **argv)
 {
-    struct daemon daemon = {.listen = NULL};
+    struct daemon daemon = {.listen = NULL, .state_lock = -1};
     struct error err = {0};
     sigset_t signals;
     int number = 0, r = parse_options(argc, argv, &daemon);
