@@ -8,6 +8,7 @@
 #include "api.h"
 #include "host/identity.h"
 #include "host/registry_attached.h"
+#include "rate_limit.h"
 #include "router.h"
 #include "trusted_proxies.h"
 
@@ -20,8 +21,9 @@ struct api {
     char *region, *default_tenant, *public_url;
     struct api_key_entry *keys; /* owned; sorted by id */
     size_t n_keys;
-    struct trusted_proxies *proxies; /* owned */
-    uint8_t link_key[32];            /* signs links to code; new with each start */
+    struct trusted_proxies *proxies; /* owned, as the next */
+    struct rate_limit *rate;
+    uint8_t link_key[32]; /* signs links to code; new with each start */
     atomic_uint_fast64_t answers[6];
 };
 
@@ -42,7 +44,8 @@ struct api_turn {
 typedef void api_handler(struct api_turn *turn);
 
 enum api_flags {
-    API_PUBLIC = 1 << 0, /* anybody may ask */
+    API_PUBLIC = 1 << 0,  /* anybody may ask */
+    API_INVOKES = 1 << 1, /* concurrency bounds it, not the rate */
 };
 
 struct api_operation {

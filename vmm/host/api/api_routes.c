@@ -64,9 +64,10 @@ OPERATION(PublishLayerVersion, handle_refuse_layer, HTTP_INLINE, API_CODE_MAX_BY
 OPERATION(GetLayerVersion, handle_not_there, HTTP_INLINE, NO_BODY, 0);
 OPERATION(DeleteLayerVersion, handle_delete_layer, HTTP_INLINE, NO_BODY, 0);
 OPERATION(Sts, handle_sts, HTTP_INLINE, 8 << 10, API_PUBLIC);
-OPERATION(Invoke, handle_invoke, HTTP_LONG, API_INVOKE_MAX_BYTES, 0);
-OPERATION(InvokeAsync, handle_invoke_async, HTTP_SHORT, API_EVENT_MAX_BYTES, 0);
-OPERATION(InvokeWithResponseStream, handle_invoke_stream, HTTP_LONG, API_INVOKE_MAX_BYTES, 0);
+OPERATION(Invoke, handle_invoke, HTTP_LONG, API_INVOKE_MAX_BYTES, API_INVOKES);
+OPERATION(InvokeAsync, handle_invoke_async, HTTP_SHORT, API_EVENT_MAX_BYTES, API_INVOKES);
+OPERATION(InvokeWithResponseStream, handle_invoke_stream, HTTP_LONG, API_INVOKE_MAX_BYTES,
+          API_INVOKES);
 OPERATION(FunctionUrl, handle_function_url, HTTP_LONG, API_INVOKE_MAX_BYTES, API_PUBLIC);
 OPERATION(CodeLink, handle_code_link, HTTP_SHORT, NO_BODY, API_PUBLIC);
 OPERATION(Health, handle_health, HTTP_INLINE, NO_BODY, API_PUBLIC);

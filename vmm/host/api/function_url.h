@@ -30,8 +30,8 @@ bool function_url_is_timeout(const char *payload, size_t len_bytes);
 
 /*
  * function_url_response - what @payload (a function's JSON) says about status, headers and body; an
- * answer without statusCode is the body itself, as it is. -EBADMSG if it cannot be a response (502).
- * Source: "Invoking Lambda function URLs", response payload format.
+ * answer without statusCode is the body itself, as it is. -EBADMSG if it cannot be a response
+ * (502). Source: "Invoking Lambda function URLs", response payload format.
  */
 int function_url_response(const char *payload, size_t len_bytes, struct http_response *response);
 
