@@ -51,8 +51,11 @@ static int invoke(void *opaque, const struct api_invocation *invocation,
     json_t *event =
         json_loadb(invocation->payload, invocation->payload_bytes, JSON_DECODE_ANY, NULL);
     const char *what = json_string_value(json_object_get(event, "do"));
+    const json_t *parameters = json_object_get(event, "queryStringParameters");
     int r = 0;
 
+    if (!what) /* of a URL: …?do= */
+        what = json_string_value(json_object_get(parameters, "do"));
     (void)opaque;
     copy(fixture_seen.name, sizeof(fixture_seen.name), invocation->function->name);
     copy(fixture_seen.version, sizeof(fixture_seen.version), invocation->function->version_text);
@@ -76,6 +79,12 @@ static int invoke(void *opaque, const struct api_invocation *invocation,
     } else if (what && strcmp(what, "raise") == 0) {
         ret_result->error = API_ERROR_UNHANDLED;
         r = answer(ret_result, "{\"errorMessage\":\"x\",\"errorType\":\"ValueError\"}");
+    } else if (what && strcmp(what, "timeout") == 0) {
+        ret_result->error = API_ERROR_UNHANDLED;
+        r = answer(ret_result, "{\"errorMessage\":\"x\",\"errorType\":\"Sandbox.Timedout\"}");
+    } else if (what && strcmp(what, "cors") == 0) {
+        r = answer(ret_result, "{\"statusCode\":200,\"headers\":{\"access-control-allow-origin\":"
+                               "\"https://own.example\",\"X-A\":\"1\"}}");
     } else if (what && strcmp(what, "parts") == 0 && invocation->on_part) {
         for (int i = 0; i < 3; i++)
             invocation->on_part(invocation->opaque, "part!", 5);

@@ -263,6 +263,33 @@ static void test_function_url(void **state)
     assert_string_equal(text_of(got.json, "requestContext.http.sourceIp"), "127.0.0.1");
     assert_string_equal(header(&got, "Access-Control-Allow-Origin"), "https://a.example");
     api_answer_done(&got);
+    static const struct {
+        const char *what;
+        int status;
+    } outcomes[] = {{"raise", 502}, {"timeout", 504}, {"throttle", 429},
+                    {"break", 502}, {"pending", 502}, {"http", 418}};
+    for (size_t i = 0; i < ARRAY_LEN(outcomes); i++) {
+        snprintf(path, sizeof(path), "%s?do=%s", base, outcomes[i].what);
+        call_on(tcp, "PUT", path, NULL, "", 0, &got);
+        assert_int_equal(got.http.status, outcomes[i].status);
+        assert_null(strstr(got.http.body, "secret"));
+        api_answer_done(&got);
+    }
+    /* One origin is allowed, by the configuration: not a second one by the function. */
+    snprintf(path, sizeof(path), "%s?do=cors", base);
+    call_on(tcp, "GET", path, "Origin: https://a.example\r\n", "", 0, &got);
+    assert_string_equal(header(&got, "Access-Control-Allow-Origin"), "https://a.example");
+    assert_null(strstr(got.http.text, "own.example"));
+    assert_string_equal(header(&got, "X-A"), "1");
+    api_answer_done(&got);
+    call_on(tcp, "OPTIONS", base,
+            "Origin: https://a.example\r\nAccess-Control-Request-Method: PUT\r\n", "", 0, &got);
+    assert_int_equal(got.http.status, 200);
+    assert_int_equal(got.http.body_len, 0);
+    api_answer_done(&got);
+    call_on(tcp, "OPTIONS", base, NULL, "", 0, &got); /* no preflight: the function's */
+    assert_string_equal(text_of(got.json, "requestContext.http.method"), "OPTIONS");
+    api_answer_done(&got);
     /* By its host name, any path is the function's. */
     snprintf(host, sizeof(host), "Host: %.32s.lambda-url.local:1\r\n", base + 5);
     call_on(tcp, "GET", "/2015-03-31/functions", host, "", 0, &got);
@@ -278,6 +305,11 @@ static void test_function_url(void **state)
         sign("GET", base, "", "localhost", "", fixture_key_id, fixture_secret, time(NULL));
     call_on(tcp, "GET", base, signature, "", 0, &got);
     assert_int_equal(got.http.status, 200);
+    assert_string_equal(text_of(got.json, "requestContext.authorizer.iam.accessKey"),
+                        fixture_key_id);
+    assert_string_equal(text_of(got.json, "requestContext.authorizer.iam.userArn"),
+                        "arn:aws:iam::000000000001:user/alice");
+    assert_null(json_object_get(json_object_get(got.json, "headers"), "authorization"));
     api_answer_done(&got);
     AUTO_FREE char *other = sign("GET", base, "", "localhost", "", "AKIDBOB", "bob's", time(NULL));
     call_on(tcp, "GET", base, other, "", 0, &got);

@@ -506,6 +506,7 @@ static int start_api(struct daemon *daemon, struct error *err)
         .default_tenant = default_tenant_of(daemon),
         .unsigned_loopback = config && config->unsigned_loopback,
         .public_url = config ? config->public_url : NULL,
+        .control_rate = config && config->limits ? config->limits->control_rate : 0,
         .trusted_proxies = config ? (const char *const *)config->trusted_proxies : NULL,
         .n_trusted_proxies = config ? config->n_trusted_proxies : 0,
         .logs = daemon->seen.logs,

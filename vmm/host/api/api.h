@@ -116,6 +116,8 @@ struct api_options {
     double trace_ratio;         /* of traces that begin here: how many are sampled */
     const char *const *trusted_proxies; /* addresses and networks whose X-Forwarded-For counts */
     size_t n_trusted_proxies;
+    uint32_t control_rate;  /* requests a second of one tenant's, but for invocations; twice as many
+                               at once. 0: 2000 */
     int64_t (*now_s)(void); /* NULL: the real clock (tests set it) */
 };
 
