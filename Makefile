@@ -143,9 +143,9 @@ $(O)/agent/%.o: %.c | $(GEN_C)
 assets: build ## build the guest kernel and the root images (cached by content)
 	@scripts/build-assets.sh $(BUILD) $(STATE)
 
-run: deps ## run a real function in a microVM and show where the time went
+run: deps ## start mayflyd, deploy the example, invoke it cold, restored and warm
 	@$(MAKE) --no-print-directory assets
-	@scripts/run-example.sh $(BUILD) $(STATE)
+	@python3 scripts/run-example.py $(BUILD) $(STATE)
 
 # --- tests --------------------------------------------------------------------------------------
 test: deps ## build and pass every test

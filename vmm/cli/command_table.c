@@ -12,6 +12,9 @@ static const struct command daemon_commands[] = {
     {"ls", cmd_ls, "list the functions", &ls_syntax},
     {"get", cmd_get, "all that is known of one function", &get_syntax},
     {"rm", cmd_rm, "remove functions, or published versions of them", &rm_syntax},
+    {"logs", cmd_logs, "what a function printed, and how its invocations went", &logs_syntax},
+    {"top", cmd_top, "what the functions do, refreshed", &top_syntax},
+    {"metrics", cmd_metrics, "all that the daemon counts, as Prometheus reads it", &metrics_syntax},
 };
 
 static const struct command host_commands[] = {
@@ -20,6 +23,7 @@ static const struct command host_commands[] = {
     {"snapshot", cmd_snapshot, "list, check, move and remove the frozen microVMs", NULL},
     {"bench", cmd_bench, "measure what starts from a snapshot cost here", NULL},
     {"doctor", cmd_doctor, "what this host offers, and what to do about what it lacks", NULL},
+    {"completion", cmd_completion, "what a shell completes", NULL},
 };
 
 const struct command_group command_groups[] = {

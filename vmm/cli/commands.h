@@ -12,6 +12,7 @@ int cmd_run(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_snapshot(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
+int cmd_completion(int argc, char **argv);
 
 /* At a daemon. */
 int cmd_deploy(int argc, char **argv);
@@ -19,8 +20,12 @@ int cmd_invoke(int argc, char **argv);
 int cmd_ls(int argc, char **argv);
 int cmd_get(int argc, char **argv);
 int cmd_rm(int argc, char **argv);
+int cmd_logs(int argc, char **argv);
+int cmd_top(int argc, char **argv);
+int cmd_metrics(int argc, char **argv);
 
-extern const struct cli_syntax deploy_syntax, invoke_syntax, ls_syntax, get_syntax, rm_syntax;
+extern const struct cli_syntax deploy_syntax, invoke_syntax, ls_syntax, get_syntax, rm_syntax,
+    logs_syntax, top_syntax, metrics_syntax;
 
 /* A command, as help and completion have it. */
 struct command {
