@@ -23,6 +23,9 @@ static const struct command host_commands[] = {
     {"snapshot", cmd_snapshot, "list, check, move and remove the frozen microVMs", NULL},
     {"bench", cmd_bench, "measure what starts from a snapshot cost here", NULL},
     {"doctor", cmd_doctor, "what this host offers, and what to do about what it lacks", NULL},
+    {"backup", cmd_backup, "functions, code and queue of this host in one file", &backup_syntax},
+    {"restore-backup", cmd_restore_backup, "such a file into an empty state directory",
+     &restore_backup_syntax},
     {"completion", cmd_completion, "what a shell completes", NULL},
 };
 

@@ -12,6 +12,8 @@ int cmd_run(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_snapshot(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
+int cmd_backup(int argc, char **argv);
+int cmd_restore_backup(int argc, char **argv);
 int cmd_completion(int argc, char **argv);
 
 /* At a daemon. */
@@ -25,7 +27,7 @@ int cmd_top(int argc, char **argv);
 int cmd_metrics(int argc, char **argv);
 
 extern const struct cli_syntax deploy_syntax, invoke_syntax, ls_syntax, get_syntax, rm_syntax,
-    logs_syntax, top_syntax, metrics_syntax;
+    logs_syntax, top_syntax, metrics_syntax, backup_syntax, restore_backup_syntax;
 
 /* A command, as help and completion have it. */
 struct command {

@@ -25,6 +25,7 @@
 #include "hypervisor/hypervisor.h"
 #include "lambda_backend.h"
 #include "run_directory.h"
+#include "service_notify.h"
 
 enum {
     EXIT_USAGE = 2,
@@ -501,8 +502,11 @@ int main(int argc, char **argv)
     r = start(&daemon, &err);
     if (r == 0) {
         say_ready(&daemon);
+        if (service_notify("READY=1") < 0)
+            log_line("warning", "", "the service manager cannot be told that mayflyd is ready");
         sigwait(&signals, &number);
         log_line("info", "", "ending");
+        (void)service_notify("STOPPING=1");
     } else {
         log_line("error", "", err.text);
     }
