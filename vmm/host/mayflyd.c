@@ -30,6 +30,7 @@
 #include "readiness.h"
 #include "run_directory.h"
 #include "runtime_images.h"
+#include "service_notify.h"
 #include "state_lock.h"
 
 enum {
@@ -658,9 +659,12 @@ int main(int argc, char **argv)
     r = start(&daemon, &err);
     if (r == 0) {
         say_ready(&daemon);
+        if (service_notify("READY=1") < 0)
+            log_line("warning", "", "the service manager cannot be told that mayflyd is ready");
         while (sigwait(&signals, &number) == 0 && number == SIGHUP)
             daemon_log_reopen(the_log);
         log_line("info", "", "ending");
+        (void)service_notify("STOPPING=1");
     } else {
         log_line("error", "", err.text);
     }
