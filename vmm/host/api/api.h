@@ -57,7 +57,7 @@ struct api_invocation_result {
 /* How far provisioned concurrency is. */
 struct api_provisioned_status {
     uint32_t allocated, available;
-    const char *failure; /* static, or NULL */
+    char failure[200]; /* why it cannot be held at present, or "" */
 };
 
 /* What runs functions; mayflyd's main fills it. Any member but invoke may be NULL. */

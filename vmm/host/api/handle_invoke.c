@@ -121,7 +121,7 @@ int invoke_find(struct api_turn *turn, const struct function_key *key,
 {
     double roll = (double)randombytes_random() / 4294967296.0;
     struct error err;
-    int r = registry_find(turn->api->options.registry, key, roll, ret_function, &err);
+    int r = registry_find_served(turn->api->options.registry, key, roll, ret_function, &err);
 
     return r < 0 ? api_fail_function(turn, r, key, &err) : 0;
 }
@@ -234,7 +234,8 @@ static void enqueue(struct api_turn *turn, const struct invoke_input *input, uns
                                      .payload = input->payload,
                                      .payload_len_bytes = input->payload_bytes,
                                      .client_context = input->client_context_base64,
-                                     .trace = input->trace_id};
+                                     .trace = input->trace_id,
+                                     .traceparent = input->traceparent};
     struct error err;
 
     if (!options->queue) {
