@@ -460,16 +460,19 @@ static int start_api(struct daemon *daemon, struct error *err)
 
     if (r < 0)
         return error_set(err, -r, "list the access keys");
-    const struct api_options options = {.registry = daemon->registry,
-                                        .queue = daemon->queue,
-                                        .backend = &daemon_backend,
-                                        .backend_opaque = daemon,
-                                        .region = region_of(daemon),
-                                        .keys = keys,
-                                        .n_keys = n_keys,
-                                        .default_tenant = default_tenant_of(daemon),
-                                        .unsigned_loopback = config && config->unsigned_loopback,
-                                        .public_url = config ? config->public_url : NULL};
+    const struct api_options options = {
+        .registry = daemon->registry,
+        .queue = daemon->queue,
+        .backend = &daemon_backend,
+        .backend_opaque = daemon,
+        .region = region_of(daemon),
+        .keys = keys,
+        .n_keys = n_keys,
+        .default_tenant = default_tenant_of(daemon),
+        .unsigned_loopback = config && config->unsigned_loopback,
+        .public_url = config ? config->public_url : NULL,
+        .trusted_proxies = config ? (const char *const *)config->trusted_proxies : NULL,
+        .n_trusted_proxies = config ? config->n_trusted_proxies : 0};
     return api_new(&options, &daemon->api, err);
 }
 
@@ -489,6 +492,7 @@ static int start_http(struct daemon *daemon, struct error *err)
     const struct config *config = daemon->config;
     struct http_server_options options = {.listen = daemon->listen,
                                           .socket_path = daemon->socket_path,
+                                          .spool_directory = daemon->state,
                                           .service = &api_service,
                                           .opaque = daemon->api};
     int r = 0;

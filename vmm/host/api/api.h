@@ -100,7 +100,9 @@ struct api_options {
     const char *default_tenant; /* of unsigned requests; NULL: "default". It must exist */
     bool unsigned_loopback;     /* allow them on loopback too, not only on the Unix socket */
     const char *public_url;     /* "https://host:port", for function URLs; NULL: from the request */
-    int64_t (*now_s)(void);     /* NULL: the real clock (tests set it) */
+    const char *const *trusted_proxies; /* addresses and networks whose X-Forwarded-For counts */
+    size_t n_trusted_proxies;
+    int64_t (*now_s)(void); /* NULL: the real clock (tests set it) */
 };
 
 struct api;
