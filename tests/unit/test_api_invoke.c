@@ -59,6 +59,21 @@ static void test_request_response(void **state)
     api_answer_done(&got);
 }
 
+static void test_timing(void **state)
+{
+    struct api_fixture *fixture = *state;
+    struct api_answer got;
+
+    deploy(fixture, "f");
+    call(fixture, "POST", INVOKE, "X-Mayfly-Timing: 1\r\n", "{}", &got);
+    assert_string_equal(header(&got, "Server-Timing"),
+                        "start;desc=restored, acquire;dur=1.250, guest;dur=20.007");
+    api_answer_done(&got);
+    call(fixture, "POST", INVOKE, NULL, "{}", &got);
+    assert_string_equal(header(&got, "Server-Timing"), "");
+    api_answer_done(&got);
+}
+
 static void test_invoke_refused(void **state)
 {
     struct api_fixture *fixture = *state;
@@ -430,6 +445,7 @@ int main(void)
     cmocka_unit_test_setup_teardown(test, api_fixture_set_up, api_fixture_tear_down)
     const struct CMUnitTest tests[] = {
         API_TEST(test_request_response),
+        API_TEST(test_timing),
         API_TEST(test_invoke_refused),
         API_TEST(test_dry_run_and_event),
         API_TEST(test_sizes),
