@@ -29,8 +29,10 @@ enum {
 
 #define AGENT_TASK_DIR "/var/task"
 #define AGENT_PYTHON_RUNTIME "python3.11"
+#define AGENT_NODEJS_RUNTIME "nodejs18.x"
 #define AGENT_PROVIDED_RUNTIME "provided"
 #define AGENT_PYTHON_DIR "/usr/lib/mayfly/runtimes/python3.11"
+#define AGENT_NODEJS_DIR "/usr/lib/mayfly/runtimes/nodejs18.x"
 #define AGENT_RUNTIME_API_PORT 9001
 
 /* An error on its way up: filled by the callee, printed or sent by the caller, never allocated. */

@@ -1,7 +1,8 @@
 /*
  * A runtime, as the session sees it: something that is started once, says that it is ready, is
- * given one event at a time and answers. Two implementations: runtime_python.c speaks the pipe
- * protocol of runtimes/README.md, runtime_api.c serves Lambda's Runtime API over HTTP.
+ * given one event at a time and answers. Two implementations: runtime_pipe.c speaks the pipe
+ * protocol of runtimes/README.md with an interpreter, runtime_api.c serves Lambda's Runtime API
+ * over HTTP.
  */
 #ifndef MAYFLY_AGENT_RUNTIME_H
 #define MAYFLY_AGENT_RUNTIME_H
@@ -27,6 +28,7 @@ enum runtime_word {
     RUNTIME_FREEZE_ERROR,  /* one failed; body: the error object */
     RUNTIME_AWAKE,         /* after-restore hooks have run */
     RUNTIME_RESTORE_ERROR, /* one failed; body: the error object */
+    RUNTIME_LAST_ERROR,    /* as RUNTIME_ERROR or RUNTIME_INIT_ERROR, and it ends by that */
     RUNTIME_BROKEN         /* it does not keep to the protocol: it must be killed */
 };
 
@@ -94,6 +96,22 @@ struct runtime_ops {
 };
 
 extern const struct runtime_ops runtime_python;
+extern const struct runtime_ops runtime_nodejs;
 extern const struct runtime_ops runtime_api;
+
+/* A runtime by its name. */
+struct runtime_kind {
+    const char *name; /* as in Prepare */
+    const struct runtime_ops *ops;
+    const char *dir;       /* LAMBDA_RUNTIME_DIR */
+    const char *bootstrap; /* the image has the runtime if this file is there; NULL: always */
+    const char *execution_environment; /* AWS_EXECUTION_ENV; NULL: none, it uses the Runtime API */
+};
+
+/* runtime_find - the runtime called @name; NULL if this image has none. */
+const struct runtime_kind *runtime_find(const char *name);
+
+/* runtime_of_image - what this image has beyond the Runtime API; NULL: nothing. */
+const struct runtime_kind *runtime_of_image(void);
 
 #endif

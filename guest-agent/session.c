@@ -40,12 +40,12 @@ static void dispatch(struct session *session, const struct session_input *input)
 static void dispatch_answer(struct session *session, struct runtime_answer answer)
 {
     static const enum session_event events[] = {
-        [RUNTIME_READY] = EVENT_READY,         [RUNTIME_INIT_ERROR] = EVENT_INIT_ERROR,
-        [RUNTIME_RESULT] = EVENT_RESULT,       [RUNTIME_ERROR] = EVENT_ERROR,
-        [RUNTIME_TOO_LARGE] = EVENT_TOO_LARGE, [RUNTIME_PRELOADED] = EVENT_PRELOADED,
-        [RUNTIME_AT_REST] = EVENT_AT_REST,     [RUNTIME_FREEZE_ERROR] = EVENT_FREEZE_ERROR,
-        [RUNTIME_AWAKE] = EVENT_AWAKE,         [RUNTIME_RESTORE_ERROR] = EVENT_RESTORE_ERROR,
-        [RUNTIME_BROKEN] = EVENT_BROKEN};
+        [RUNTIME_READY] = EVENT_READY,           [RUNTIME_INIT_ERROR] = EVENT_INIT_ERROR,
+        [RUNTIME_RESULT] = EVENT_RESULT,         [RUNTIME_ERROR] = EVENT_ERROR,
+        [RUNTIME_TOO_LARGE] = EVENT_TOO_LARGE,   [RUNTIME_PRELOADED] = EVENT_PRELOADED,
+        [RUNTIME_AT_REST] = EVENT_AT_REST,       [RUNTIME_FREEZE_ERROR] = EVENT_FREEZE_ERROR,
+        [RUNTIME_AWAKE] = EVENT_AWAKE,           [RUNTIME_RESTORE_ERROR] = EVENT_RESTORE_ERROR,
+        [RUNTIME_LAST_ERROR] = EVENT_LAST_ERROR, [RUNTIME_BROKEN] = EVENT_BROKEN};
     struct session_input input = {.answer = answer};
 
     if (answer.word == RUNTIME_NOTHING)
@@ -189,7 +189,6 @@ static void session_init(struct session *session, const struct session_start *st
     session->boot_id_fd = start->boot_id_fd;
     session->code.root_fd = session->code.parent_fd = -1;
     session->logs.read_fds[LOG_STDOUT] = session->logs.read_fds[LOG_STDERR] = -1;
-    session->has_python = access(AGENT_PYTHON_DIR "/bootstrap.py", R_OK) == 0;
     function_cgroup_create(&session->cgroup);
     sigemptyset(&watched);
     sigaddset(&watched, SIGCHLD);
@@ -207,9 +206,10 @@ void agent_session_run(const struct session_start *start)
 {
     static struct session session;
     struct epoll_event events[EVENTS_MAX];
+    const struct runtime_kind *kind = runtime_of_image();
 
     session_init(&session, start);
-    if (host_link_send_hello(&session.link, start->start_tsc, session.has_python) < 0)
+    if (host_link_send_hello(&session.link, start->start_tsc, kind ? kind->name : "") < 0)
         agent_die("no room for Hello");
     for (;;) {
         int n = host_link_flush(&session.link);

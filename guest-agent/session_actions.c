@@ -94,6 +94,9 @@ static enum session_event expected_event(const struct session *session, enum ses
     case EVENT_FREEZE_ERROR:
         asked_in = STATE_FREEZING;
         break;
+    case EVENT_LAST_ERROR:
+        asked_in = session->state == STATE_INIT ? STATE_INIT : STATE_BUSY;
+        break;
     case EVENT_RESTORE_ERROR: /* a restoration that came with an event fails with it */
         asked_in = session->state == STATE_BUSY ? STATE_BUSY : STATE_RESTORING;
         break;
@@ -140,6 +143,10 @@ void session_describe(struct session *session, const struct session_input *input
         break;
     case EVENT_EXIT:
         describe_exit(session, ending);
+        break;
+    case EVENT_LAST_ERROR:
+        ending->outcome = MAYFLY__AGENT__OUTCOME__EXITED;
+        snprintf(ending->message, sizeof(ending->message), "the runtime ended with an error");
         break;
     default:
         ending->body_bytes = 0;
@@ -250,18 +257,14 @@ static int reply(struct session *session, enum session_state next,
 
 int session_choose_runtime(struct session *session, const char *name, struct failure *failure)
 {
-    const struct runtime_ops *preloaded = session->is_preloaded ? session->runtime : NULL;
+    const struct runtime_kind *kind = runtime_find(name);
 
-    if (strcmp(name, AGENT_PYTHON_RUNTIME) == 0 && session->has_python)
-        session->runtime = &runtime_python;
-    else if (strcmp(name, AGENT_PROVIDED_RUNTIME) == 0)
-        session->runtime = &runtime_api;
-    else
+    if (!kind)
         return failure_say(failure, ENOENT, "this image has no runtime '%.32s'", name);
-    if (preloaded && preloaded != session->runtime) {
-        session->runtime = preloaded;
+    if (session->is_preloaded && kind != session->kind)
         return failure_say(failure, EINVAL, "another runtime than '%.32s' was preloaded", name);
-    }
+    session->kind = kind;
+    session->runtime = kind->ops;
     return 0;
 }
 
@@ -300,8 +303,7 @@ static int prepare(struct session *session, const Mayfly__Agent__Prepare *messag
         result =
             failure_say(failure, E2BIG, "the function's ARN is over %d characters", AGENT_ARN_MAX);
     if (result == 0)
-        result = environment_fill(&session->environment, message,
-                                  session->runtime == &runtime_python, failure);
+        result = environment_fill(&session->environment, message, session->kind, failure);
     if (result == 0)
         result = session_mount_tmp(session, message->tmp_bytes, failure);
     if (result == 0)
@@ -328,6 +330,7 @@ int session_spawn(struct session *session, bool is_preload, struct failure *fail
 {
     struct runtime_host host = {session->epoll_fd, TAG_RUNTIME, &body};
     struct spawn_plan plan = {.environment = session->environment.list,
+                              .memory_mib = session->memory_mib,
                               .cgroup_fd = session->cgroup.dir_fd};
     int log_fds[LOG_STREAMS];
     int result = log_pump_open(&session->logs, session->logs.phase_bytes, session->null_fd, log_fds,

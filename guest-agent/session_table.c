@@ -17,7 +17,9 @@
 #define NO_REQUEST(self) NO_SETUP(self), NO_SNAPSHOT(self), NO_INVOKE(self)
 
 /* What a runtime says, by what it was asked. Out of turn it is the end of the runtime. */
-#define ENDED(action) [EVENT_BROKEN] = {action, STATE_DEAD}, [EVENT_EXIT] = {action, STATE_DEAD}
+#define ENDED(action)                                                                              \
+    [EVENT_LAST_ERROR] = {action, STATE_DEAD}, [EVENT_BROKEN] = {action, STATE_DEAD},              \
+    [EVENT_EXIT] = {action, STATE_DEAD}
 #define PRELOAD_WORDS(action) [EVENT_PRELOADED] = {action, STATE_DEAD}
 #define INIT_WORDS(action)                                                                         \
     [EVENT_READY] = {action, STATE_DEAD}, [EVENT_INIT_ERROR] = {action, STATE_DEAD}

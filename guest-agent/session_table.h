@@ -39,6 +39,7 @@ enum session_event {
     EVENT_FREEZE_ERROR,
     EVENT_AWAKE,
     EVENT_RESTORE_ERROR,
+    EVENT_LAST_ERROR,
     EVENT_BROKEN,
     EVENT_EXIT,
     /* from the clock */
