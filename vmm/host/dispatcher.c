@@ -86,8 +86,8 @@ static uint64_t at_most(uint64_t value, uint64_t limit)
 int dispatcher_take_result(struct invocation_result *to, struct agent_result *result,
                            const char *request_id, uint64_t limit_ms, uint32_t memory_mib)
 {
-    bool is_own = result->outcome == OUTCOME_OK ||
-                  (result->outcome == OUTCOME_FUNCTION_ERROR && result->payload_bytes > 0);
+    bool may_tell = result->outcome == OUTCOME_FUNCTION_ERROR || result->outcome == OUTCOME_EXITED;
+    bool is_own = result->outcome == OUTCOME_OK || (may_tell && result->payload_bytes > 0);
     int r = 0;
 
     to->kind = kind_of(result->outcome);
