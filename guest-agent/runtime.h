@@ -108,10 +108,10 @@ struct runtime_kind {
     const char *execution_environment; /* AWS_EXECUTION_ENV; NULL: none, it uses the Runtime API */
 };
 
-/* runtime_find - the runtime called @name; NULL if this image has none. */
-const struct runtime_kind *runtime_find(const char *name);
+/* runtime_kind_find - the runtime called @name; NULL if this image has none. */
+const struct runtime_kind *runtime_kind_find(const char *name);
 
-/* runtime_of_image - what this image has beyond the Runtime API; NULL: nothing. */
-const struct runtime_kind *runtime_of_image(void);
+/* runtime_kind_of_image - what this image has beyond the Runtime API; NULL: nothing. */
+const struct runtime_kind *runtime_kind_of_image(void);
 
 #endif

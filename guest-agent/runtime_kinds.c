@@ -25,7 +25,7 @@ static bool is_here(const struct runtime_kind *kind)
     return !kind->bootstrap || access(kind->bootstrap, R_OK) == 0;
 }
 
-const struct runtime_kind *runtime_find(const char *name)
+const struct runtime_kind *runtime_kind_find(const char *name)
 {
     for (const struct runtime_kind *kind = kinds; kind < kinds + KINDS; kind++)
         if (strcmp(kind->name, name) == 0)
@@ -33,7 +33,7 @@ const struct runtime_kind *runtime_find(const char *name)
     return NULL;
 }
 
-const struct runtime_kind *runtime_of_image(void)
+const struct runtime_kind *runtime_kind_of_image(void)
 {
     for (const struct runtime_kind *kind = kinds; kind < kinds + KINDS; kind++)
         if (kind->bootstrap && is_here(kind))

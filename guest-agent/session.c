@@ -206,7 +206,7 @@ void agent_session_run(const struct session_start *start)
 {
     static struct session session;
     struct epoll_event events[EVENTS_MAX];
-    const struct runtime_kind *kind = runtime_of_image();
+    const struct runtime_kind *kind = runtime_kind_of_image();
 
     session_init(&session, start);
     if (host_link_send_hello(&session.link, start->start_tsc, kind ? kind->name : "") < 0)

@@ -257,7 +257,7 @@ static int reply(struct session *session, enum session_state next,
 
 int session_choose_runtime(struct session *session, const char *name, struct failure *failure)
 {
-    const struct runtime_kind *kind = runtime_find(name);
+    const struct runtime_kind *kind = runtime_kind_find(name);
 
     if (!kind)
         return failure_say(failure, ENOENT, "this image has no runtime '%.32s'", name);
