@@ -19,6 +19,8 @@ enum {
     AGENT_PROTOCOL_VERSION = 1,
     AGENT_PORT = 1024,              /* vsock port of the host */
     AGENT_RESPONSE_MAX = 6 << 20,   /* bytes of a handler's response, as in Lambda */
+    AGENT_STREAM_MAX = 200 << 20,   /* bytes of a streamed response, likewise */
+    AGENT_CONTENT_TYPE_MAX = 256,   /* characters; of a streamed response */
     AGENT_ERROR_MAX = 256 << 10,    /* bytes of an error object */
     AGENT_REQUEST_ID_MAX = 128,     /* characters */
     AGENT_ARN_MAX = 1024,           /* characters */

@@ -20,7 +20,8 @@ enum runtime_word {
     RUNTIME_NOTHING,
     RUNTIME_READY,         /* the init phase went well */
     RUNTIME_INIT_ERROR,    /* body: the error object */
-    RUNTIME_RESULT,        /* body: the handler's response */
+    RUNTIME_RESULT,        /* body: the handler's response, or the rest of it if it is streamed */
+    RUNTIME_PART,          /* body: the next piece of a streamed response */
     RUNTIME_ERROR,         /* body: the error object */
     RUNTIME_TOO_LARGE,     /* the response was over AGENT_RESPONSE_MAX; no body */
     RUNTIME_PRELOADED,     /* it waits for load() */
@@ -36,6 +37,7 @@ struct runtime_answer {
     enum runtime_word word;
     const uint8_t *body; /* borrowed until the next call */
     size_t body_bytes;
+    const char *content_type; /* likewise; not NULL: here a streamed response begins */
 };
 
 enum { RUNTIME_SEED_BYTES = 32 };
@@ -85,7 +87,8 @@ struct runtime_ops {
     /* restore - do what @restoration says, without an event; borrowed until it is done.
      * Returns 1: nothing had to be done; 0: it will say when it has; -errno. */
     int (*restore)(const struct restoration *restoration, struct failure *failure);
-    /* on_ready - the fd of first_tag + @tag has @events. Never waits. */
+    /* on_ready - the fd of first_tag + @tag has @events. Never waits. After a RUNTIME_PART there
+     * may be more that has been read: ask again, with no events. */
     struct runtime_answer (*on_ready)(uint32_t tag, uint32_t events);
     /* settle - the host has the answer now: what remains to be told to the runtime? */
     void (*settle)(void);

@@ -21,6 +21,7 @@
 enum { TAG_ANSWER, TAG_EVENT };
 enum {
     ANSWER_HEADER = 8,
+    PART_MAX = 256 << 10, /* bytes; of a streamed response */
     MESSAGE_HEADER = 40,
     MESSAGE_PARTS = 6,
     MESSAGES = 2,                                 /* a restoration and an event */
@@ -47,14 +48,18 @@ enum {
     SAYS_RESTORE_ERROR,
     SAYS_LAST_ERROR,
     SAYS_WANTS_DRAW,
+    SAYS_STREAM,
+    SAYS_PART,
     SAYS_END
 };
 
 static struct {
     struct runtime_host host;
-    int event_fd, answer_fd;           /* owned; our ends */
-    int child_fds[2];                  /* owned until spawned; the runtime's ends */
-    size_t answer_bytes;               /* of the answer that is being read, header included */
+    int event_fd, answer_fd; /* owned; our ends */
+    int child_fds[2];        /* owned until spawned; the runtime's ends */
+    size_t answer_bytes;     /* of the answer that is being read, header included */
+    size_t taken_bytes;      /* before it, of the answers that were handed out */
+    char content_type[AGENT_CONTENT_TYPE_MAX + 1];
     struct iovec pending[VECTORS_MAX]; /* messages that are being written: [first, n) is left */
     int first, n;
     size_t pending_bytes; /* of all of them, as long as none is written */
@@ -79,7 +84,7 @@ static void pipe_close(void)
     close_fd(&pipes.answer_fd);
     close_fd(&pipes.child_fds[0]);
     close_fd(&pipes.child_fds[1]);
-    pipes.answer_bytes = 0;
+    pipes.answer_bytes = pipes.taken_bytes = 0;
     pipes.first = pipes.n = 0;
     pipes.is_watching_event_fd = false;
 }
@@ -357,7 +362,9 @@ static size_t answer_length(const uint8_t *header, enum runtime_word *ret_word)
                 [SAYS_AWAKE] = {RUNTIME_AWAKE, 0},
                 [SAYS_RESTORE_ERROR] = {RUNTIME_RESTORE_ERROR, AGENT_ERROR_MAX},
                 [SAYS_LAST_ERROR] = {RUNTIME_LAST_ERROR, AGENT_ERROR_MAX},
-                [SAYS_WANTS_DRAW] = {RUNTIME_NOTHING, 0}};
+                [SAYS_WANTS_DRAW] = {RUNTIME_NOTHING, 0},
+                [SAYS_STREAM] = {RUNTIME_PART, AGENT_CONTENT_TYPE_MAX},
+                [SAYS_PART] = {RUNTIME_PART, PART_MAX}};
     size_t body = (size_t)header[4] | (size_t)header[5] << 8 | (size_t)header[6] << 16 |
                   (size_t)header[7] << 24;
 
@@ -367,48 +374,79 @@ static size_t answer_length(const uint8_t *header, enum runtime_word *ret_word)
     return ANSWER_HEADER + body;
 }
 
-/* One read, and the answer if it is whole. Anything after an answer is not of the protocol. */
-static struct runtime_answer read_answer(void)
+/* An answer of @length bytes is there in whole. */
+static struct runtime_answer take_answer(enum runtime_word word, size_t length)
 {
-    struct runtime_answer answer = {.word = RUNTIME_NOTHING};
-    uint8_t *bytes = pipes.host.body->bytes;
-    size_t room = pipes.host.body->size_bytes - pipes.answer_bytes;
-    size_t length;
-    ssize_t got = read(pipes.answer_fd, bytes + pipes.answer_bytes, room);
+    const uint8_t *bytes = pipes.host.body->bytes;
+    struct runtime_answer answer = {.word = word};
 
-    if (got <= 0) {
-        /* Closed: it ended, or closed fd 4 and can never answer. The former shows when it is
-         * reaped. */
-        close_fd(&pipes.answer_fd);
-        return answer;
-    }
-    pipes.answer_bytes += (size_t)got;
-    if (pipes.answer_bytes < ANSWER_HEADER)
-        return answer;
-    length = answer_length(bytes, &answer.word);
-    if (length == 0 || pipes.answer_bytes > length)
-        return broken();
-    if (pipes.answer_bytes < length) {
-        reserve_ready(pipes.host.body, length);
-        answer.word = RUNTIME_NOTHING;
-        return answer;
-    }
-    pipes.answer_bytes = 0;
     agent_clock_back();
+    pipes.answer_bytes -= length;
+    pipes.taken_bytes = pipes.answer_bytes > 0 ? length : 0;
+    /* Pieces of a response may come close together; anything else is the last for now. */
+    if (pipes.answer_bytes > 0 && word != RUNTIME_PART)
+        return broken();
     if (bytes[0] == SAYS_WANTS_DRAW)
         return begin_draw();
     pipes.may_draw = false;
     answer.body = bytes + ANSWER_HEADER;
     answer.body_bytes = length - ANSWER_HEADER;
+    if (bytes[0] != SAYS_STREAM)
+        return answer;
+    memcpy(pipes.content_type, answer.body, answer.body_bytes);
+    pipes.content_type[answer.body_bytes] = '\0';
+    answer.content_type = pipes.content_type;
+    answer.body_bytes = 0;
     return answer;
+}
+
+/* The answer that begins what has been read, if it is whole. */
+static struct runtime_answer next_answer(void)
+{
+    struct runtime_answer answer = {.word = RUNTIME_NOTHING};
+    uint8_t *bytes = pipes.host.body->bytes;
+    enum runtime_word word;
+    size_t length;
+
+    if (pipes.taken_bytes > 0) {
+        memmove(bytes, bytes + pipes.taken_bytes, pipes.answer_bytes);
+        pipes.taken_bytes = 0;
+    }
+    if (pipes.answer_bytes < ANSWER_HEADER)
+        return answer;
+    length = answer_length(bytes, &word);
+    if (length == 0)
+        return broken();
+    if (pipes.answer_bytes >= length)
+        return take_answer(word, length);
+    reserve_ready(pipes.host.body, length);
+    return answer;
+}
+
+/* One read, and the answer if it is whole. */
+static struct runtime_answer read_answer(void)
+{
+    size_t room = pipes.host.body->size_bytes - pipes.answer_bytes;
+    ssize_t got = read(pipes.answer_fd, pipes.host.body->bytes + pipes.answer_bytes, room);
+
+    if (got <= 0) {
+        /* Closed: it ended, or closed fd 4 and can never answer. The former shows when it is
+         * reaped. */
+        close_fd(&pipes.answer_fd);
+        return (struct runtime_answer){.word = RUNTIME_NOTHING};
+    }
+    pipes.answer_bytes += (size_t)got;
+    return next_answer();
 }
 
 static struct runtime_answer pipe_on_ready(uint32_t tag, uint32_t events)
 {
     struct runtime_answer nothing = {.word = RUNTIME_NOTHING};
 
+    if (tag == TAG_ANSWER && events == 0)
+        return next_answer();
     if (tag == TAG_ANSWER && pipes.answer_fd >= 0)
-        return read_answer();
+        return pipes.taken_bytes > 0 ? broken() : read_answer();
     if (tag == TAG_EVENT && pipes.event_fd >= 0 && push_messages() < 0) {
         (void)events;
         watch_event_fd(false);
@@ -423,7 +461,7 @@ static void pipe_settle(void)
 
 static struct runtime_answer pipe_last_words(void)
 {
-    struct runtime_answer answer = {.word = RUNTIME_NOTHING};
+    struct runtime_answer answer = next_answer();
 
     while (pipes.answer_fd >= 0 && answer.word == RUNTIME_NOTHING) {
         struct pollfd ready = {.fd = pipes.answer_fd, .events = POLLIN};

@@ -40,12 +40,13 @@ static void dispatch(struct session *session, const struct session_input *input)
 static void dispatch_answer(struct session *session, struct runtime_answer answer)
 {
     static const enum session_event events[] = {
-        [RUNTIME_READY] = EVENT_READY,           [RUNTIME_INIT_ERROR] = EVENT_INIT_ERROR,
-        [RUNTIME_RESULT] = EVENT_RESULT,         [RUNTIME_ERROR] = EVENT_ERROR,
-        [RUNTIME_TOO_LARGE] = EVENT_TOO_LARGE,   [RUNTIME_PRELOADED] = EVENT_PRELOADED,
-        [RUNTIME_AT_REST] = EVENT_AT_REST,       [RUNTIME_FREEZE_ERROR] = EVENT_FREEZE_ERROR,
-        [RUNTIME_AWAKE] = EVENT_AWAKE,           [RUNTIME_RESTORE_ERROR] = EVENT_RESTORE_ERROR,
-        [RUNTIME_LAST_ERROR] = EVENT_LAST_ERROR, [RUNTIME_BROKEN] = EVENT_BROKEN};
+        [RUNTIME_READY] = EVENT_READY,         [RUNTIME_INIT_ERROR] = EVENT_INIT_ERROR,
+        [RUNTIME_RESULT] = EVENT_RESULT,       [RUNTIME_ERROR] = EVENT_ERROR,
+        [RUNTIME_TOO_LARGE] = EVENT_TOO_LARGE, [RUNTIME_PRELOADED] = EVENT_PRELOADED,
+        [RUNTIME_AT_REST] = EVENT_AT_REST,     [RUNTIME_FREEZE_ERROR] = EVENT_FREEZE_ERROR,
+        [RUNTIME_AWAKE] = EVENT_AWAKE,         [RUNTIME_RESTORE_ERROR] = EVENT_RESTORE_ERROR,
+        [RUNTIME_PART] = EVENT_PART,           [RUNTIME_LAST_ERROR] = EVENT_LAST_ERROR,
+        [RUNTIME_BROKEN] = EVENT_BROKEN};
     struct session_input input = {.answer = answer};
 
     if (answer.word == RUNTIME_NOTHING)
@@ -113,6 +114,7 @@ static void serve_host(struct session *session)
 static void serve_signal(struct session *session)
 {
     struct signalfd_siginfo info[4];
+    struct runtime_answer answer;
     bool has_ended = false;
     pid_t pid;
     int status;
@@ -126,8 +128,22 @@ static void serve_signal(struct session *session)
         }
     if (!has_ended)
         return;
-    dispatch_answer(session, session->runtime->last_words());
+    do {
+        answer = session->runtime->last_words();
+        dispatch_answer(session, answer);
+    } while (answer.word == RUNTIME_PART && session->state == STATE_BUSY);
     dispatch(session, &(struct session_input){.event = EVENT_EXIT});
+}
+
+static void serve_runtime(struct session *session, uint32_t tag, uint32_t events)
+{
+    struct runtime_answer answer = session->runtime->on_ready(tag, events);
+
+    dispatch_answer(session, answer);
+    while (answer.word == RUNTIME_PART && session->state == STATE_BUSY) {
+        answer = session->runtime->on_ready(tag, 0);
+        dispatch_answer(session, answer);
+    }
 }
 
 static void serve(struct session *session, uint32_t tag, uint32_t events)
@@ -141,7 +157,7 @@ static void serve(struct session *session, uint32_t tag, uint32_t events)
     } else if (tag == TAG_HOST) {
         serve_host(session);
     } else {
-        dispatch_answer(session, session->runtime->on_ready(tag - TAG_RUNTIME, events));
+        serve_runtime(session, tag - TAG_RUNTIME, events);
     }
 }
 

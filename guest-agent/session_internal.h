@@ -46,6 +46,8 @@ struct session {
 
     struct invocation invocation;
     struct restoration restoration;
+    uint64_t streamed_bytes; /* of the response that is under way */
+    bool is_streaming;       /* it has begun, in parts */
     bool is_restoration_due; /* with the next event */
     uint32_t settle_ms;      /* of the Freeze that is under way */
     uint64_t phase_start_ns; /* monotonic */

@@ -297,6 +297,76 @@ def test_prints_much():
         check(len(r.logs[0]) > 100 << 16, len(r.logs[0]))
 
 
+STREAM = """
+const { pipeline } = require('stream/promises');
+const { Readable } = require('stream');
+exports.handler = awslambda.streamifyResponse(async (how, stream, context) => {
+  if (how === 'three') for (const word of ['one', 'two', 'three']) { stream.write(word); await new Promise((f) => setTimeout(f, 60)); }
+  if (how === 'http') stream = awslambda.HttpResponseStream.from(stream, { statusCode: 201, headers: { 'x-a': 'b' }, cookies: ['c=d'] });
+  if (how === 'http' || how === 'type') { how === 'type' && stream.setContentType('text/plain'); stream.write('body'); }
+  if (how === 'object') stream.write({ a: 1 });
+  if (how === 'late') { stream.write('x'); stream.setContentType('text/plain'); }
+  if (how === 'throw') { stream.write('begun'); throw new RangeError('mid'); }
+  if (how === 'unfinished') { stream.write('open'); return; }
+  if (how === 'background') { setTimeout(() => stream.end('later'), 30); return; }
+  if (how === 'exit') { stream.write('bye'); process.exit(4); }
+  if (how === 'lost') { stream.write('gone'); Promise.reject(new Error('lost')); }
+  if (typeof how === 'number') { return pipeline(Readable.from((function* () { for (let i = 0; i < how; i++) yield Buffer.alloc(1 << 20, i); })()), stream); }
+  stream.end();
+});
+"""
+
+
+def test_streams():
+    with Guest() as g:
+        ready(g, STREAM)
+        arrivals = []
+        g.on_part = lambda part: arrivals.append(time.monotonic())
+        r = g.invoke("three")
+        check(r.outcome == OK and r.payload == b"" and b"".join(g.parts) == b"onetwothree", g.parts, r)
+        check(g.content_types == ["application/octet-stream"] and arrivals[-1] - arrivals[1] > 0.09, arrivals)
+        g.on_part = None
+        for how, content_type, body in (
+            ("http", "application/vnd.awslambda.http-integration-response", b'{"statusCode":201,"headers":{"x-a":"b"},"cookies":["c=d"]}' + bytes(8) + b"body"),
+            ("type", "text/plain", b"body"),
+            ("object", "application/octet-stream", b'{"a":1}'),
+            ("background", "application/octet-stream", b"later"),
+            ("nothing", "application/octet-stream", b""),
+        ):
+            r = g.invoke(how)
+            check(r.outcome == OK and b"".join(g.parts) == body and g.content_types == [content_type], how, g.parts, g.content_types, r)
+        for how, begun, message in (("throw", b"begun", "mid"), ("unfinished", b"open", "Response stream is not finished."), ("late", b"x", "Cannot set content-type, too late.")):
+            r = g.invoke(how)
+            check(r.outcome == FUNCTION_ERROR and r.json()["errorMessage"] == message and b"".join(g.parts) == begun, how, g.parts, r)
+        r = g.invoke(21, timeout_ms=30000)
+        data = b"".join(g.parts)
+        check(r.outcome == OK and len(data) == 21 << 20 and all(data[i << 20 : (i + 1) << 20] == bytes([i]) * (1 << 20) for i in range(21)), len(data))
+        check(max(map(len, g.parts)) <= 1 << 20, max(map(len, g.parts)))
+        r = g.invoke("exit")
+        check(r.outcome == EXITED and g.parts[-1] == b"bye", g.parts, r)
+    with Guest() as g:
+        ready(g, STREAM)
+        r = g.invoke("lost")
+        check(r.outcome == EXITED and r.json()["errorType"] == "Runtime.UnhandledPromiseRejection" and g.parts[-1] == b"gone", r)
+    with Guest() as g:
+        ready(g, "exports.handler = awslambda.streamifyResponse((e, stream) => { stream.end('x'); });")
+        check(g.invoke({}).json()["errorMessage"] == "Streaming does not support non-async handlers.")
+
+
+def test_stream_limits():
+    with Guest() as g:
+        ready(g, STREAM)
+        r = g.invoke(201, timeout_ms=60000)
+        total = sum(map(len, g.parts))
+        check(r.outcome == TOO_LARGE and 199 << 20 < total <= 200 << 20, total, r)
+        check(g.invoke("type").outcome == OK, "lives on")
+        # A host that does not read stops the function, which then runs into its deadline.
+        g.send_invoke(100, timeout_ms=1500)
+        time.sleep(1)
+        r = g.receive_answer()
+        check(r.outcome in (OK, TIMEOUT), r)
+
+
 SNAPSHOT = """
 const mayfly = require('mayfly');
 const crypto = require('crypto');

@@ -198,7 +198,9 @@ static int use(struct instance_pool *pool, const struct invocation *invocation,
                                       .timeout_ms = invocation->timeout_ms,
                                       .client_context = invocation->client_context,
                                       .identity = invocation->identity,
-                                      .trace_id = invocation->trace_id};
+                                      .trace_id = invocation->trace_id,
+                                      .on_part = invocation->on_part,
+                                      .part_opaque = invocation->part_opaque};
     struct agent_result result;
     struct error why;
 

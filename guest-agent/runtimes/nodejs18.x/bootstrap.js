@@ -12,12 +12,14 @@
 const output = require('./output.js');
 const errors = require('./errors.js');
 const random = require('./random.js');
+const stream = require('./stream.js');
 const wire = require('./wire.js');
 const { loadHandler } = require('./handler.js');
 
 const RESPONSE_MAX = 6 << 20;
 
 let handler;
+let isStreaming = false;
 let current = null; // the invocation that is under way
 let failureKind = wire.INIT_ERROR; // what an error is that nobody catches
 let snapshots = null; // snapshot.js, once there is a snapshot
@@ -126,6 +128,17 @@ function giveUp(invocation) {
   );
 }
 
+function streamHandler(invocation, context, event) {
+  const giveUpStream = stream.run(
+    handler,
+    event,
+    context,
+    () => finish(invocation, wire.RESULT, ''),
+    (error) => fail(invocation, error ?? 'handled'),
+  );
+  if (!invocation.isDone) invocation.onEmptyLoop = giveUpStream;
+}
+
 function runHandler(invocation, context, event) {
   const result = handler(event, context, addCallbacks(invocation, context));
   if (!isThenable(result)) return;
@@ -153,7 +166,8 @@ function serve(message) {
   else delete process.env._X_AMZN_TRACE_ID;
   try {
     const context = makeContext(invocation, message.deadlineMs, arn, clientContext, identity);
-    runHandler(invocation, context, JSON.parse(event));
+    const run = isStreaming ? streamHandler : runHandler;
+    run(invocation, context, JSON.parse(event));
   } catch (error) {
     fail(invocation, error);
   }
@@ -253,9 +267,11 @@ async function main() {
   output.replaceStreams();
   output.patchConsole();
   random.install();
+  stream.install();
   watchForErrors();
   if (isPreload) await loadSnapshots().waitForFunction(rehearse);
   handler = await loadHandler(process.env.LAMBDA_TASK_ROOT ?? '/var/task', process.env._HANDLER ?? '');
+  isStreaming = stream.isStreaming(handler);
 }
 
 main().then(

@@ -27,6 +27,8 @@ const words = {
   RESTORE_ERROR: 9,
   LAST_ERROR: 10,
   WANTS_DRAW: 11,
+  STREAM: 12,
+  PART: 13,
 };
 
 const buffer = Buffer.alloc(BUFFER_BYTES);

@@ -16,6 +16,7 @@
 #include <time.h>
 
 #include "common/fd.h"
+#include "function_url_stream.h"
 #include "invoke.h"
 
 enum { ID_LEN = URL_ID_BYTES - 1 };
@@ -132,8 +133,31 @@ static void fail(struct api_turn *turn, int r, const struct error *err)
     reply_message(turn, 502, "Internal Server Error");
 }
 
-static void run(struct api_turn *turn, const struct function *function, const char *event)
+/* A whole result, which is the response. */
+static void reply_whole(struct api_turn *turn, const struct api_invocation_result *result)
 {
+    struct http_response answer = {.status = 0};
+
+    if (result->error != API_NO_ERROR ||
+        function_url_response((const char *)result->payload, result->payload_bytes, &answer) < 0) {
+        http_response_done(&answer);
+        reply_message(turn, 502, "Internal Server Error");
+        return;
+    }
+    /* Those of the CORS configuration are there already, and stand. */
+    turn->response->status = answer.status;
+    turn->response->body = answer.body;
+    turn->response->body_bytes = answer.body_bytes;
+    answer.body = NULL;
+    for (size_t i = 0; i < answer.n_headers; i++)
+        (void)http_response_header(turn->response, answer.headers[i].name, answer.headers[i].value);
+    http_response_done(&answer);
+}
+
+static void run(struct api_turn *turn, const struct function *function, const char *event,
+                bool may_stream)
+{
+    struct url_stream stream;
     const char *trace_id = http_header_find(turn->request, "x-amzn-trace-id");
     struct api_invocation invocation = {
         .function = function,
@@ -143,29 +167,22 @@ static void run(struct api_turn *turn, const struct function *function, const ch
         .trace_id = trace_id && strlen(trace_id) < EVENT_TRACE_MAX ? trace_id : NULL,
         .traceparent = http_header_find(turn->request, "traceparent")};
     struct api_invocation_result result;
-    struct http_response answer = {.status = 0};
     struct error err;
-    int r = invoke_run(turn, &invocation, &result, &err);
 
-    if (r < 0) {
-        fail(turn, r, &err);
-        return;
+    url_stream_init(&stream, turn);
+    if (may_stream) {
+        invocation.on_part = url_stream_part;
+        invocation.opaque = &stream;
     }
-    if (result.error != API_NO_ERROR ||
-        function_url_response((const char *)result.payload, result.payload_bytes, &answer) < 0) {
-        http_response_done(&answer);
+    int r = invoke_run(turn, &invocation, &result, &err);
+    if (stream.has_parts)
+        r = url_stream_end(&stream, r == 0 && result.error == API_NO_ERROR);
+    if (stream.has_parts && r == -EBADMSG) /* not even a head came of it */
         reply_message(turn, 502, "Internal Server Error");
-    } else {
-        /* Those of the CORS configuration are there already, and stand. */
-        turn->response->status = answer.status;
-        turn->response->body = answer.body;
-        turn->response->body_bytes = answer.body_bytes;
-        answer.body = NULL;
-        for (size_t i = 0; i < answer.n_headers; i++)
-            (void)http_response_header(turn->response, answer.headers[i].name,
-                                       answer.headers[i].value);
-        http_response_done(&answer);
-    }
+    else if (!stream.has_parts && r < 0)
+        fail(turn, r, &err);
+    else if (!stream.has_parts)
+        reply_whole(turn, &result);
     free(result.payload);
 }
 
@@ -191,6 +208,6 @@ void handle_function_url(struct api_turn *turn)
     if (r < 0)
         fail(turn, r, &err);
     else
-        run(turn, function, event);
+        run(turn, function, event, url.mode == URL_RESPONSE_STREAM);
     function_free(function);
 }
