@@ -18,8 +18,9 @@ static const char help[] =
     "\n"
     "  DIR|ZIP            the function: its code and what it ships (250 MB unpacked, a ZIP or tar\n"
     "                     of 50 MB); found in the guest at /var/task\n"
-    "  --runtime NAME     python3.11 (default), or provided: an executable 'bootstrap' that uses\n"
-    "                     the Lambda Runtime API\n"
+    "  --runtime NAME     python3.11 (default), nodejs18.x, or provided: an executable "
+    "'bootstrap'\n"
+    "                     that uses the Lambda Runtime API\n"
     "  --handler NAME     what to call, such as app.handler; 'provided' needs none\n"
     "  --event JSON       the event (default {}); @FILE reads a file, - standard input; 6 MB\n"
     "  --memory MIB       of the function: 128 (default) to 10240\n"
@@ -213,8 +214,9 @@ static int choose_runtime(struct run_options *options)
     bool provided = strcmp(options->runtime, "provided") == 0 ||
                     strncmp(options->runtime, "provided.", strlen("provided.")) == 0;
 
-    if (!provided && strcmp(options->runtime, "python3.11") != 0)
-        return cli_usage("run", "there is no runtime '%s': python3.11 or provided",
+    if (!provided && strcmp(options->runtime, "python3.11") != 0 &&
+        strcmp(options->runtime, "nodejs18.x") != 0)
+        return cli_usage("run", "there is no runtime '%s': python3.11, nodejs18.x or provided",
                          options->runtime);
     if (provided)
         options->runtime = "provided";

@@ -12,7 +12,7 @@ enum { RUN_MAX_ENVIRONMENT_BYTES = 4096 }; /* names and values together, as in L
 
 struct run_options {
     const char *package; /* all texts are borrowed from argv unless said */
-    const char *runtime; /* "python3.11" or "provided" */
+    const char *runtime; /* "python3.11", "nodejs18.x" or "provided" */
     const char *handler;
     const char *event; /* as given: JSON, @file or - */
     const char *image;
