@@ -71,6 +71,7 @@ int lambda_version_init(struct lambda_version *version, struct registry *registr
         /* Each runtime has an image of its own; "provided" needs none but the base. */
         .image = is_provided ? "base" : function->runtime,
         .memory_mib = function->memory_mib,
+        .tmp_mib = function->tmp_mib,
         .vcpus = vcpus_of(function->memory_mib),
     };
     int r = read_limits(version, err);
