@@ -21,7 +21,7 @@ SANITIZE  := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-
 BASE      := -std=gnu17 $(WARNINGS) $(HARDENING) $(DEFINES) $(INCLUDES) -MMD -MP
 LINK_PIE  := -pie -Wl,-z,relro,-z,now,-z,noexecstack
 
-HOST_LIBS := -lprotobuf-c -lzstd -ljansson -larchive -lcyaml -lyaml -lmicrohttpd -lz -lsodium -lcrypto -lsqlite3 -lpthread
+HOST_LIBS := -lprotobuf-c -lzstd -ljansson -larchive -lcyaml -lyaml -lmicrohttpd -lcurl -lz -lsodium -lcrypto -lsqlite3 -lpthread
 VMM_LIBS  := -lprotobuf-c -lzstd -lseccomp -lpthread
 AGENT_LIBS := -lprotobuf-c -lhttp_parser
 

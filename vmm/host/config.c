@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "address_policy.h"
 #include "api/router.h"
 #include "common/bytes.h"
 #include "common/yaml_load.h"
@@ -20,6 +21,8 @@
 
 /* libcyaml's own booleans take any other word for true. */
 static const cyaml_strval_t booleans[] = {{"false", 0}, {"true", 1}};
+
+static const cyaml_strval_t cpu_words[] = {{"share", 0}, {"quota", 1}};
 
 static const cyaml_schema_field_t key_fields[] = {
     NEEDED(id, struct config_key, 128), NEEDED(secret, struct config_key, 250), CYAML_FIELD_END};
@@ -40,13 +43,11 @@ static const cyaml_schema_value_t tenant_entry = {
 static const cyaml_schema_field_t tls_fields[] = {NEEDED(certificate, struct config_tls, 4095),
                                                   NEEDED(key, struct config_tls, 4095),
                                                   CYAML_FIELD_END};
-static const cyaml_schema_field_t limit_fields[] = {NUMBER(connections, struct config_limits),
-                                                    NUMBER(instances, struct config_limits),
-                                                    NUMBER(threads, struct config_limits),
-                                                    NUMBER(body_memory_mib, struct config_limits),
-                                                    NUMBER(head_timeout_s, struct config_limits),
-                                                    NUMBER(min_available_mib, struct config_limits),
-                                                    CYAML_FIELD_END};
+static const cyaml_schema_field_t limit_fields[] = {
+    NUMBER(connections, struct config_limits),    NUMBER(instances, struct config_limits),
+    NUMBER(threads, struct config_limits),        NUMBER(body_memory_mib, struct config_limits),
+    NUMBER(head_timeout_s, struct config_limits), NUMBER(min_available_mib, struct config_limits),
+    NUMBER(cache_mib, struct config_limits),      CYAML_FIELD_END};
 static const cyaml_schema_field_t provisioned_fields[] = {
     NUMBER(most_percent, struct config_provisioned),
     NUMBER(target_percent, struct config_provisioned), CYAML_FIELD_END};
@@ -54,6 +55,22 @@ static const cyaml_schema_field_t log_fields[] = {
     TEXT(level, struct config_log, 16), TEXT(file, struct config_log, 4095), CYAML_FIELD_END};
 static const cyaml_schema_field_t otlp_fields[] = {NEEDED(endpoint, struct config_otlp, 1024),
                                                    CYAML_FIELD_END};
+
+static const cyaml_schema_value_t network_entry = {
+    CYAML_VALUE_STRING(CYAML_FLAG_POINTER, char *, 1, 63)};
+static const cyaml_schema_field_t destination_fields[] = {
+    CYAML_FIELD_SEQUENCE_COUNT("allow", OPTIONAL, struct config_destinations, allow, n_allow,
+                               &network_entry, 0, 1000),
+    TEXT(spool, struct config_destinations, 4000),
+    TEXT(ca, struct config_destinations, 4095),
+    NUMBER(spool_mib, struct config_destinations),
+    NUMBER(timeout_ms, struct config_destinations),
+    CYAML_FIELD_END};
+static const cyaml_schema_field_t event_fields[] = {
+    NUMBER(running, struct config_events),          NUMBER(lease_ms, struct config_events),
+    NUMBER(retry_base_ms, struct config_events),    NUMBER(throttle_base_ms, struct config_events),
+    NUMBER(delivery_base_ms, struct config_events), NUMBER(max_tenant_events, struct config_events),
+    NUMBER(max_tenant_mib, struct config_events),   CYAML_FIELD_END};
 
 static const cyaml_schema_field_t config_fields[] = {
     TEXT(listen, struct config, 255),
@@ -64,6 +81,8 @@ static const cyaml_schema_field_t config_fields[] = {
     TEXT(default_tenant, struct config, FUNCTION_NAME_MAX),
     CYAML_FIELD_ENUM("unsigned_loopback", CYAML_FLAG_OPTIONAL | CYAML_FLAG_STRICT, struct config,
                      unsigned_loopback, booleans, CYAML_ARRAY_LEN(booleans)),
+    CYAML_FIELD_ENUM("cpu", CYAML_FLAG_OPTIONAL | CYAML_FLAG_STRICT, struct config, cpu_quota,
+                     cpu_words, CYAML_ARRAY_LEN(cpu_words)),
     NUMBER(keep_alive_s, struct config),
     NUMBER(shells, struct config),
     CYAML_FIELD_MAPPING_PTR("tls", OPTIONAL, struct config, tls, tls_fields),
@@ -74,6 +93,9 @@ static const cyaml_schema_field_t config_fields[] = {
                             provisioned_fields),
     CYAML_FIELD_MAPPING_PTR("log", OPTIONAL, struct config, log, log_fields),
     CYAML_FIELD_MAPPING_PTR("otlp", OPTIONAL, struct config, otlp, otlp_fields),
+    CYAML_FIELD_MAPPING_PTR("destinations", OPTIONAL, struct config, destinations,
+                            destination_fields),
+    CYAML_FIELD_MAPPING_PTR("events", OPTIONAL, struct config, events, event_fields),
     CYAML_FIELD_END};
 
 static const cyaml_schema_value_t config_schema = {
@@ -170,7 +192,8 @@ static int check_limits(const struct yaml_file *file, const struct config_limits
                    {"limits.threads", limits->threads, 256},
                    {"limits.body_memory_mib", limits->body_memory_mib, 1 << 20},
                    {"limits.head_timeout_s", limits->head_timeout_s, 3600},
-                   {"limits.min_available_mib", limits->min_available_mib, 1 << 30}};
+                   {"limits.min_available_mib", limits->min_available_mib, 1 << 30},
+                   {"limits.cache_mib", limits->cache_mib, 1 << 30}};
 
     for (size_t i = 0; i < ARRAY_LEN(numbers); i++) {
         int r = check_number(file, numbers[i].field, numbers[i].value, numbers[i].max, err);
@@ -193,6 +216,51 @@ static int check_provisioned(const struct yaml_file *file,
     return r < 0 ? r
                  : check_number(file, "provisioned.target_percent", provisioned->target_percent,
                                 100, err);
+}
+
+static int check_destinations(const struct yaml_file *file,
+                              const struct config_destinations *destinations, struct error *err)
+{
+    struct network network;
+    struct error why;
+    char field[64];
+
+    if (!destinations)
+        return 0;
+    for (unsigned i = 0; i < destinations->n_allow; i++) {
+        snprintf(field, sizeof(field), "destinations.allow.%u", i);
+        if (network_parse(destinations->allow[i], &network, &why) < 0)
+            return yaml_wrong(file, err, field, "%s", why.text);
+    }
+    int r = check_number(file, "destinations.spool_mib", destinations->spool_mib, 1 << 30, err);
+    return r < 0 ? r
+                 : check_number(file, "destinations.timeout_ms", destinations->timeout_ms, 60000,
+                                err);
+}
+
+static int check_events(const struct yaml_file *file, const struct config_events *events,
+                        struct error *err)
+{
+    if (!events)
+        return 0;
+    const struct {
+        const char *field;
+        uint32_t value, max;
+    } numbers[] = {{"events.running", events->running, 1024},
+                   {"events.lease_ms", events->lease_ms, 3600000},
+                   {"events.retry_base_ms", events->retry_base_ms, 3600000},
+                   {"events.throttle_base_ms", events->throttle_base_ms, 60000},
+                   {"events.delivery_base_ms", events->delivery_base_ms, 600000},
+                   {"events.max_tenant_events", events->max_tenant_events, 100000000},
+                   {"events.max_tenant_mib", events->max_tenant_mib, 1 << 30}};
+
+    for (size_t i = 0; i < ARRAY_LEN(numbers); i++) {
+        int r = check_number(file, numbers[i].field, numbers[i].value, numbers[i].max, err);
+
+        if (r < 0)
+            return r;
+    }
+    return 0;
 }
 
 /* Secrets that everybody on the host can read are none. */
@@ -226,6 +294,10 @@ static int check(const struct yaml_file *file, const struct config *config, stru
         r = check_limits(file, config->limits, err);
     if (r == 0)
         r = check_provisioned(file, config->provisioned, err);
+    if (r == 0)
+        r = check_destinations(file, config->destinations, err);
+    if (r == 0)
+        r = check_events(file, config->events, err);
     if (r == 0)
         r = check_number(file, "keep_alive_s", config->keep_alive_s, 86400, err);
     if (r == 0)

@@ -1,8 +1,9 @@
 /*
- * Builds: what the registry lists as pending gets its snapshot, one way or the other.
+ * Builds: what the registry lists as pending gets its snapshot, or becomes Failed with a reason.
+ * Tenants take turns. What fails for the host's own reasons is tried again, if that may help.
  *
- * Process: mayflyd. Threads: two of its own; calls from any. After a restart the registry's list is
- * still there, so nothing is lost with the process.
+ * Process: mayflyd. Threads: two of its own; calls from any. What is pending, how often it was
+ * tried and when it is due is all in the registry: nothing is lost with the process.
  */
 #ifndef MAYFLY_HOST_FUNCTION_BUILDER_H
 #define MAYFLY_HOST_FUNCTION_BUILDER_H
@@ -12,14 +13,30 @@
 
 struct function_builder;
 
+enum build_end {
+    BUILD_SERVES,  /* it is Active: older builds of its version are of no more use */
+    BUILD_FAILED,  /* an older one, if there is one, goes on */
+    BUILD_NOBODYS, /* deleted or changed meanwhile: what it left behind is of no use */
+};
+
+/* What makes snapshots; on the builder's threads. */
+struct function_builder_ops {
+    /* check - is there what functions of @runtime need? As runtime_check_images(). */
+    int (*check)(void *opaque, const char *runtime, struct error *err);
+    /* build - as dispatcher_build(). Returns -ESHUTDOWN soon after a shutdown. */
+    int (*build)(void *opaque, const struct function *function,
+                 const struct function_version *version, struct invocation_result *ret_result,
+                 struct error *err);
+    /* ended - after the registry knows. */
+    void (*ended)(void *opaque, const struct function_version *version, enum build_end end);
+    /* failed - the host's own trouble, once per change; one line. */
+    void (*failed)(void *opaque, const char *text);
+};
+
 struct function_builder_options {
-    struct registry *registry; /* borrowed */
-    /* Makes the snapshot: as dispatcher_build(). It returns soon after a shutdown (-ESHUTDOWN). */
-    int (*build)(void *opaque, const struct function_version *version,
-                 struct invocation_result *ret_result, struct error *err);
-    void (*built)(void *opaque); /* a build has ended: its version may serve, or be provisioned */
+    struct registry *registry; /* borrowed, as are the ops */
+    const struct function_builder_ops *ops;
     void *opaque;
-    void (*failed)(const char *request_id, const char *text); /* nobody waits for it; one line */
 };
 
 int function_builder_new(const struct function_builder_options *options,

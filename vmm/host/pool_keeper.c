@@ -91,15 +91,27 @@ bool pool_end_one_idle(struct instance_pool *pool, enum pool_reason reason)
     return false;
 }
 
-/* When the oldest one that may go will have been kept for long enough. */
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* When the oldest one that may go will have been kept for long enough: the unused ones, which are
+ * few, and the others are each in their order. */
 static uint64_t next_expiry_ns(const struct instance_pool *pool)
 {
     const struct pool_slot *slot;
+    uint64_t at_ns = UINT64_MAX;
 
     TAILQ_FOREACH(slot, &pool->idle, in_all)
-    if (slot->version->live > slot->version->wanted)
-        return slot->idle_since_ns + keep_alive_ns(pool);
-    return UINT64_MAX;
+    {
+        if (slot->version->live <= slot->version->wanted)
+            continue;
+        at_ns = earlier(at_ns, slot->idle_since_ns + keep_alive_ns(pool));
+        if (!slot->is_unused)
+            break;
+    }
+    return at_ns;
 }
 
 /* Instances that died while nobody used them, and memory that others have taken. */
@@ -224,11 +236,6 @@ static bool has_provisions(const struct instance_pool *pool)
     if (version->provision.maximum > 0)
         return true;
     return false;
-}
-
-static uint64_t earlier(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
 }
 
 /* Does one thing that is due. Returns 0, or when there will be something. */

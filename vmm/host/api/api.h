@@ -49,6 +49,9 @@ struct api_invocation_result {
     size_t payload_bytes;
     char log_tail[API_LOG_TAIL_BYTES]; /* raw bytes */
     size_t log_tail_bytes;
+    const char *start;   /* "warm", "restored" or "cold"; static; NULL: the backend does not say */
+    uint64_t acquire_us; /* until an instance was there */
+    uint64_t guest_us;   /* event sent to result here */
 };
 
 /* How far provisioned concurrency is. */

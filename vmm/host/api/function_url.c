@@ -187,7 +187,7 @@ void handle_function_url(struct api_turn *turn)
     if (make_event(turn, &url, &event) < 0)
         return;
     double roll = (double)randombytes_random() / 4294967296.0;
-    int r = registry_find(turn->api->options.registry, &key, roll, &function, &err);
+    int r = registry_find_served(turn->api->options.registry, &key, roll, &function, &err);
     if (r < 0)
         fail(turn, r, &err);
     else
