@@ -58,9 +58,12 @@ static int work_init(struct work *work, const struct instance_source *source,
     work->config.instance.shells = source->config.shells;
     if (version->image)
         work->config.instance.image = version->image;
-    work->config.instance.memory_mib = version->memory_mib;
+    work->config.instance.memory_mib =
+        instance_vm_memory_mib(version->memory_mib, version->tmp_mib);
     work->config.instance.vcpus = version->vcpus;
     work->function = version->function;
+    work->function.memory_mib = version->memory_mib;
+    work->function.tmp_mib = version->tmp_mib;
     /* The build as well: one that is made anew has an init phase of its own. It is unique, and
      * first: a tenant's name that does not fit does no harm. */
     snprintf(work->owner, sizeof(work->owner), "%llu %s", (unsigned long long)version->build_id,
