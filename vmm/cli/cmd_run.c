@@ -192,6 +192,7 @@ static struct instance_config instance_config_of(struct run *run)
                                     .seccomp_trap = wants_trap(),
                                     .memory_mib = instance_vm_memory_mib(
                                         (uint32_t)options->memory_mib, (uint32_t)options->tmp_mib),
+                                    .cpu_mib = (uint32_t)options->memory_mib,
                                     .vcpus = (uint32_t)options->vcpus,
                                     .cpu_template = options->cpu_template,
                                     .interrupt_fd = run->interrupt_fd,

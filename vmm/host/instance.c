@@ -150,6 +150,7 @@ static int start_vm(struct instance *instance, const char *image, const char *ke
     const struct shell_shape shape = {.image = image,
                                       .cpu_template = config->cpu_template,
                                       .memory_mib = config->memory_mib,
+                                      .cpu_mib = config->cpu_mib,
                                       .vcpus = config->vcpus};
     uint64_t start_ns = clock_now_ns();
     int r;

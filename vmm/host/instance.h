@@ -51,6 +51,7 @@ struct instance_config {
     bool seccomp_trap;        /* see vm_config */
     const char *cpu_template; /* common/cpu_template.h; NULL: the host's CPU */
     uint32_t memory_mib;      /* of the VM: see instance_vm_memory_mib() */
+    uint32_t cpu_mib;         /* the function's: its part of the CPUs follows; 0: memory_mib */
     uint32_t vcpus;
     struct shell_pool *shells;   /* borrowed: where a restore gets its shell; NULL: it makes one */
     int interrupt_fd;            /* borrowed for life; readable means stop waiting; may be -1 */

@@ -160,6 +160,7 @@ static int restore(struct instance *instance, const struct instance_frozen *froz
     const struct shell_shape shape = {.image = found ? found : config->image_path,
                                       .cpu_template = config->cpu_template,
                                       .memory_mib = config->memory_mib,
+                                      .cpu_mib = config->cpu_mib,
                                       .vcpus = config->vcpus};
 
     if (r == 0)
