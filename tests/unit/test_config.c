@@ -134,6 +134,8 @@ static void test_mistakes(void **state)
         {"region: x\ncpu: all\n", ":2: cpu: "},
         {"provisioned:\n  most_percent: 50\n", ":2: provisioned.most_percent: 50 is less"},
         {"provisioned: {target_percent: 101}\n", ":1: provisioned.target_percent: 101 is more"},
+        {"trusted_proxies: [127.0.0.1, 10.0.0.0/33]\n", ":1: trusted_proxies.1: "},
+        {"trusted_proxies: [proxy.example]\n", ":1: trusted_proxies.0: "},
     };
 
     (void)state;

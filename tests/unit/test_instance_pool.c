@@ -763,7 +763,12 @@ static void test_builds_take_over(void **state)
     idle = acquire(pool, &old);
     assert_int_equal(idle.start, START_WARM);
     release(pool, &idle, true);
-    instance_pool_keep_build(pool, &new);
+    uint64_t builds[4];
+    assert_int_equal(instance_pool_list_builds(pool, "t", "f", builds, 4), 2);
+    assert_int_equal(builds[0] + builds[1], 3);
+    assert_int_equal(instance_pool_list_builds(pool, "t", "f", builds, 1), 1);
+    assert_int_equal(instance_pool_list_builds(pool, "u", "f", builds, 4), 0);
+    instance_pool_drop_build(pool, "t", "f", 1);
     AWAIT(source.live == 3); /* the busy one goes on */
     idle = acquire(pool, &new);
     assert_int_equal(idle.start, START_WARM);
@@ -773,7 +778,7 @@ static void test_builds_take_over(void **state)
     /* Somebody came late: what was started for the old build goes as soon as that is known. */
     idle = acquire(pool, &old);
     release(pool, &idle, true);
-    instance_pool_drop_build(pool, &old);
+    instance_pool_drop_build(pool, "t", "f", 1);
     AWAIT(source.live == 2);
     idle = acquire(pool, &new);
     assert_int_equal(idle.start, START_WARM);

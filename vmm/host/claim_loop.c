@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { LONGEST_WAIT_MS = 60000 };
+enum { LONGEST_WAIT_MS = 60000, STACK_BYTES = 512 << 10 };
 
 struct claim_loop {
     uint64_t (*turn)(void *);
@@ -72,8 +72,13 @@ int claim_loop_new(uint64_t (*turn)(void *opaque), void *opaque, struct claim_lo
 
 int claim_loop_start(struct claim_loop *loop, struct error *err)
 {
-    int code = pthread_create(&loop->thread, NULL, thread_main, loop);
+    pthread_attr_t attributes;
+    int code;
 
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, STACK_BYTES);
+    code = pthread_create(&loop->thread, &attributes, thread_main, loop);
+    pthread_attr_destroy(&attributes);
     if (code)
         return error_set(err, code, "start a loop's thread");
     loop->is_running = true;

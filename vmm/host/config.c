@@ -8,6 +8,7 @@
 
 #include "address_policy.h"
 #include "api/router.h"
+#include "api/trusted_proxies.h"
 #include "common/bytes.h"
 #include "common/yaml_load.h"
 
@@ -57,7 +58,7 @@ static const cyaml_schema_field_t otlp_fields[] = {NEEDED(endpoint, struct confi
                                                    CYAML_FIELD_END};
 
 static const cyaml_schema_value_t network_entry = {
-    CYAML_VALUE_STRING(CYAML_FLAG_POINTER, char *, 1, 63)};
+    CYAML_VALUE_STRING(CYAML_FLAG_POINTER, char, 1, 63)};
 static const cyaml_schema_field_t destination_fields[] = {
     CYAML_FIELD_SEQUENCE_COUNT("allow", OPTIONAL, struct config_destinations, allow, n_allow,
                                &network_entry, 0, 1000),
@@ -83,6 +84,8 @@ static const cyaml_schema_field_t config_fields[] = {
                      unsigned_loopback, booleans, CYAML_ARRAY_LEN(booleans)),
     CYAML_FIELD_ENUM("cpu", CYAML_FLAG_OPTIONAL | CYAML_FLAG_STRICT, struct config, cpu_quota,
                      cpu_words, CYAML_ARRAY_LEN(cpu_words)),
+    CYAML_FIELD_SEQUENCE_COUNT("trusted_proxies", OPTIONAL, struct config, trusted_proxies,
+                               n_trusted_proxies, &network_entry, 0, 1000),
     NUMBER(keep_alive_s, struct config),
     NUMBER(shells, struct config),
     CYAML_FIELD_MAPPING_PTR("tls", OPTIONAL, struct config, tls, tls_fields),
@@ -170,6 +173,24 @@ static int check_url(const struct yaml_file *file, const char *field, const char
     if (!url || strncmp(url, "http://", 7) == 0 || strncmp(url, "https://", 8) == 0)
         return 0;
     return yaml_wrong(file, err, field, "'%s' does not begin with http:// or https://", url);
+}
+
+static int check_proxies(const struct yaml_file *file, const struct config *config,
+                         struct error *err)
+{
+    struct trusted_proxies *proxies = NULL;
+    struct error why;
+    char field[64];
+
+    for (unsigned i = 0; i < config->n_trusted_proxies; i++) {
+        const char *name = config->trusted_proxies[i];
+
+        snprintf(field, sizeof(field), "trusted_proxies.%u", i);
+        if (trusted_proxies_new(&name, 1, &proxies, &why) < 0)
+            return yaml_wrong(file, err, field, "%s", why.text);
+        trusted_proxies_free(proxies);
+    }
+    return 0;
 }
 
 static int check_region(const struct yaml_file *file, const char *region, struct error *err)
@@ -290,6 +311,8 @@ static int check(const struct yaml_file *file, const struct config *config, stru
         r = check_url(file, "public_url", config->public_url, err);
     if (r == 0 && config->otlp)
         r = check_url(file, "otlp.endpoint", config->otlp->endpoint, err);
+    if (r == 0)
+        r = check_proxies(file, config, err);
     if (r == 0)
         r = check_limits(file, config->limits, err);
     if (r == 0)

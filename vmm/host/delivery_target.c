@@ -75,7 +75,7 @@ static const char *why_bad_url(const char *target)
         why = "has a user name or password in its URL";
     else if (has_part(url, CURLUPART_ZONEID))
         why = "has an address with a zone";
-    else if (has_part(url, CURLUPART_FRAGMENT))
+    else if (strchr(target, '#'))
         why = "has a fragment in its URL";
     else
         why = why_bad_port(url);

@@ -24,8 +24,9 @@ struct function_builder_ops {
     /* check - is there what functions of @runtime need? As runtime_check_images(). */
     int (*check)(void *opaque, const char *runtime, struct error *err);
     /* build - as dispatcher_build(). Returns -ESHUTDOWN soon after a shutdown. */
-    int (*build)(void *opaque, const struct function_version *version,
-                 struct invocation_result *ret_result, struct error *err);
+    int (*build)(void *opaque, const struct function *function,
+                 const struct function_version *version, struct invocation_result *ret_result,
+                 struct error *err);
     /* ended - after the registry knows. */
     void (*ended)(void *opaque, const struct function_version *version, enum build_end end);
     /* failed - the host's own trouble, once per change; one line. */

@@ -390,6 +390,7 @@ int instance_invoke(struct instance *instance, const struct agent_event *event,
     if (r < 0)
         return r;
     instance_tell(instance, STAGE_INVOKE);
+    instance->config.hypervisor->settle(instance->vm);
     /* A guest that does not even read its event is not waited for any longer than a slow one. */
     told.rebirth = instance->is_reborn ? &rebirth : NULL;
     instance->is_reborn = false;
@@ -435,6 +436,11 @@ const struct instance_timings *instance_timings(const struct instance *instance)
 const char *instance_jail_missing(const struct instance *instance)
 {
     return instance->jail_missing;
+}
+
+const char *instance_id(const struct instance *instance)
+{
+    return instance->id;
 }
 
 uint64_t instance_private_bytes(const struct instance *instance)

@@ -151,6 +151,7 @@ int instance_find_image(const struct instance_config *config, const char *name, 
                         struct error *err);
 
 /* All borrowed until the instance is destroyed. */
+const char *instance_id(const struct instance *instance);
 const struct agent_hello *instance_hello(const struct instance *instance);
 const struct instance_timings *instance_timings(const struct instance *instance);
 

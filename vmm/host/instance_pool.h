@@ -109,13 +109,12 @@ int instance_pool_provision(struct instance_pool *pool, const struct function_ve
 void instance_pool_invalidate(struct instance_pool *pool, const char *tenant, const char *function,
                               const char *version);
 
-/*
- * instance_pool_keep_build - @version's build has taken over: all others of the same version end as
- * above. instance_pool_drop_build - it is nobody's any more: it ends, whoever has just used it.
- * Of @version tenant, name, version and build_id are used.
- */
-void instance_pool_keep_build(struct instance_pool *pool, const struct function_version *version);
-void instance_pool_drop_build(struct instance_pool *pool, const struct function_version *version);
+/* instance_pool_list_builds - those of the function that the pool has anything of, @max at most.
+ * Returns how many. instance_pool_drop_build - one of them is no longer used: it ends as above. */
+size_t instance_pool_list_builds(struct instance_pool *pool, const char *tenant,
+                                 const char *function, uint64_t *ret_build_ids, size_t max);
+void instance_pool_drop_build(struct instance_pool *pool, const char *tenant, const char *function,
+                              uint64_t build_id);
 
 /*
  * instance_pool_open - open the version's snapshot, so that a restore has nothing to wait for but

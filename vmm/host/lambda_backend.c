@@ -13,7 +13,7 @@
 #include "lambda_version.h"
 #include "provisioner.h"
 
-enum { LINES_BYTES = 640 };
+enum { BUILDS_MAX = 256 };
 
 struct lambda_backend {
     struct lambda_backend_options options;
@@ -24,39 +24,8 @@ struct lambda_backend {
 
 /* --- invocations ----------------------------------------------------------------------------- */
 
-/* Lambda's lines around what the function printed. */
-static void make_log(const struct api_invocation *invocation, const struct invocation_result *from,
-                     struct api_invocation_result *to)
-{
-    char start[LINES_BYTES], end[LINES_BYTES], extra[80] = "";
-    struct log_tail tail = {.len_bytes = 0};
-    const struct function *function = invocation->function;
-
-    if (from->init_us)
-        snprintf(extra, sizeof(extra), "Init Duration: %.2f ms\t", (double)from->init_us / 1000);
-    else if (from->restore_us)
-        snprintf(extra, sizeof(extra), "Restore Duration: %.2f ms\t",
-                 (double)from->restore_us / 1000);
-    snprintf(start, sizeof(start), "START RequestId: %s Version: %s\n", invocation->request_id,
-             function->version_text);
-    snprintf(
-        end, sizeof(end),
-        "END RequestId: %s\nREPORT RequestId: %s\tDuration: %.2f ms\tBilled Duration: %llu ms\t"
-        "Memory Size: %u MB\tMax Memory Used: %llu MB\t%s\n",
-        invocation->request_id, invocation->request_id, (double)from->duration_us / 1000,
-        (unsigned long long)from->billed_ms, function->memory_mib,
-        (unsigned long long)(from->memory_peak_bytes >> 20), extra);
-    log_tail_add(&tail, start, strlen(start));
-    log_tail_add(&tail, from->log_tail.bytes, from->log_tail.len_bytes);
-    if (tail.len_bytes > 0 && tail.bytes[tail.len_bytes - 1] != '\n')
-        log_tail_add(&tail, "\n", 1);
-    log_tail_add(&tail, end, strlen(end));
-    memcpy(to->log_tail, tail.bytes, tail.len_bytes);
-    to->log_tail_bytes = tail.len_bytes;
-}
-
-static int take_result(const struct api_invocation *invocation, struct invocation_result *from,
-                       struct api_invocation_result *to, struct error *err)
+static int take_result(struct invocation_result *from, struct api_invocation_result *to,
+                       struct error *err)
 {
     if (from->kind == INVOKED_THROTTLED) {
         int r = error_say(err, EAGAIN, "%s", dispatcher_throttle_words(from->throttle));
@@ -64,10 +33,13 @@ static int take_result(const struct api_invocation *invocation, struct invocatio
         invocation_result_done(from);
         return r;
     }
-    if (invocation->wants_log)
-        make_log(invocation, from, to);
     /* Lambda says Unhandled of all that the function did not return; the payload's type says what
      * it was. */
+    to->start = from->start == START_WARM       ? "warm"
+                : from->start == START_RESTORED ? "restored"
+                                                : "cold";
+    to->acquire_us = from->acquire_us;
+    to->guest_us = from->duration_us;
     to->error = from->kind == INVOKED_OK ? API_NO_ERROR : API_ERROR_UNHANDLED;
     to->payload = from->payload;
     to->payload_bytes = from->payload_bytes;
@@ -87,16 +59,6 @@ static bool is_deleted(const struct lambda_backend *backend, const char *tenant,
     return r == -ENOENT;
 }
 
-/* Of a build that is nobody's any more, what an invocation or the builder has called back. */
-static void let_go(const struct lambda_backend *backend, const struct function_version *version)
-{
-    struct instance_pool *pool = dispatcher_pool(backend->options.dispatcher);
-
-    instance_pool_drop_build(pool, version);
-    if (is_deleted(backend, version->tenant, version->function.name))
-        instance_pool_invalidate(pool, version->tenant, version->function.name, NULL);
-}
-
 static bool is_nobodys(const struct lambda_backend *backend, uint64_t build_id)
 {
     struct function *function = NULL;
@@ -107,14 +69,28 @@ static bool is_nobodys(const struct lambda_backend *backend, uint64_t build_id)
     return r == -ENOENT;
 }
 
+/* What the pool has of builds that were replaced or deleted: no event will come for them. */
+static void let_go(const struct lambda_backend *backend, const char *tenant, const char *name)
+{
+    struct instance_pool *pool = dispatcher_pool(backend->options.dispatcher);
+    uint64_t builds[BUILDS_MAX];
+    size_t n = instance_pool_list_builds(pool, tenant, name, builds, BUILDS_MAX);
+
+    for (size_t i = 0; i < n; i++)
+        if (is_nobodys(backend, builds[i]))
+            instance_pool_drop_build(pool, tenant, name, builds[i]);
+    if (is_deleted(backend, tenant, name)) /* its counters, too */
+        instance_pool_invalidate(pool, tenant, name, NULL);
+}
+
 /* *ret_is_late: the function was updated or deleted after it was looked up, and what it was has no
  * snapshot any more. */
 static int invoke_build(struct lambda_backend *backend, const struct api_invocation *invocation,
                         const struct function *function, struct invocation_result *ret_result,
-                        bool *ret_is_late, struct error *err)
+                        struct log_tail *ret_tail, bool *ret_is_late, struct error *err)
 {
-    uint64_t generation = registry_generation(backend->options.registry);
     struct lambda_version version;
+    struct observation seen;
 
     *ret_is_late = false;
     if (function->state == FUNCTION_PENDING)
@@ -124,20 +100,19 @@ static int invoke_build(struct lambda_backend *backend, const struct api_invocat
     int r = lambda_version_init(&version, backend->options.registry, function, err);
     if (r < 0)
         return r;
-    const struct invocation event = {.version = &version.version,
-                                     .timeout_ms = function->timeout_s * 1000ull,
-                                     .request_id = invocation->request_id,
-                                     .event = invocation->payload,
-                                     .event_bytes = invocation->payload_bytes,
-                                     .client_context = invocation->client_context,
-                                     .trace_id = invocation->trace_id};
+    struct invocation event = {.version = &version.version,
+                               .timeout_ms = function->timeout_s * 1000ull,
+                               .request_id = invocation->request_id,
+                               .event = invocation->payload,
+                               .event_bytes = invocation->payload_bytes,
+                               .client_context = invocation->client_context};
+    observer_begin(backend->options.observer, &seen, invocation, &event);
     r = dispatcher_invoke(backend->options.dispatcher, &event, ret_result, err);
+    observer_end(&seen, r, ret_result, err, ret_tail);
     /* An instance that was started for a build that ended meanwhile would be kept for nobody. */
-    if ((r < 0 || ret_result->start != START_WARM) &&
-        registry_generation(backend->options.registry) != generation &&
-        is_nobodys(backend, function->build_id)) {
-        let_go(backend, &version.version);
-        *ret_is_late = r < 0 && r != -ESHUTDOWN;
+    if ((r < 0 || ret_result->start != START_WARM) && is_nobodys(backend, function->build_id)) {
+        let_go(backend, function->tenant, function->name);
+        *ret_is_late = r == -ENOENT || r == -EBADMSG; /* the event was given to nobody */
     }
     lambda_version_done(&version);
     if (r == -EINVAL || r == -EAGAIN || r == -ENOENT) /* the host's own trouble, not the client's */
@@ -147,7 +122,8 @@ static int invoke_build(struct lambda_backend *backend, const struct api_invocat
 
 /* Once more, with what the function is now. -ENOENT: deleted. */
 static int invoke_late(struct lambda_backend *backend, const struct api_invocation *invocation,
-                       struct invocation_result *ret_result, struct error *err)
+                       struct invocation_result *ret_result, struct log_tail *ret_tail,
+                       struct error *err)
 {
     const struct function *old = invocation->function;
     const struct function_key key = {old->tenant, old->name, old->version_text};
@@ -156,7 +132,7 @@ static int invoke_late(struct lambda_backend *backend, const struct api_invocati
     int r = registry_find_served(backend->options.registry, &key, -1, &function, err);
 
     if (r == 0)
-        r = invoke_build(backend, invocation, function, ret_result, &is_late, err);
+        r = invoke_build(backend, invocation, function, ret_result, ret_tail, &is_late, err);
     function_free(function);
     return r;
 }
@@ -166,12 +142,16 @@ static int backend_invoke(void *opaque, const struct api_invocation *invocation,
 {
     struct lambda_backend *backend = opaque;
     struct invocation_result result;
+    struct log_tail tail = {.len_bytes = 0};
+    struct log_tail *wanted = invocation->wants_log ? &tail : NULL;
     bool is_late;
-    int r = invoke_build(backend, invocation, invocation->function, &result, &is_late, err);
+    int r = invoke_build(backend, invocation, invocation->function, &result, wanted, &is_late, err);
 
     if (r < 0 && is_late)
-        r = invoke_late(backend, invocation, &result, err);
-    return r < 0 ? r : take_result(invocation, &result, ret_result, err);
+        r = invoke_late(backend, invocation, &result, wanted, err);
+    memcpy(ret_result->log_tail, tail.bytes, tail.len_bytes);
+    ret_result->log_tail_bytes = tail.len_bytes;
+    return r < 0 ? r : take_result(&result, ret_result, err);
 }
 
 /* --- provisioned concurrency ----------------------------------------------------------------- */
@@ -196,8 +176,7 @@ static void backend_changed(void *opaque, const char *tenant, const char *name)
 {
     struct lambda_backend *backend = opaque;
 
-    if (is_deleted(backend, tenant, name))
-        instance_pool_invalidate(dispatcher_pool(backend->options.dispatcher), tenant, name, NULL);
+    let_go(backend, tenant, name);
     provisioner_wake(backend->provisioner);
     housekeeper_wake(backend->housekeeper);
     function_builder_wake(backend->builder);
@@ -212,31 +191,31 @@ static int check_runtime(void *opaque, const char *runtime, struct error *err)
     return backend->options.check_runtime(backend->options.opaque, runtime, err);
 }
 
-static int build(void *opaque, const struct function_version *version,
-                 struct invocation_result *ret_result, struct error *err)
+static int build(void *opaque, const struct function *function,
+                 const struct function_version *version, struct invocation_result *ret_result,
+                 struct error *err)
 {
     const struct lambda_backend *backend = opaque;
+    struct observation seen;
 
-    return dispatcher_build(backend->options.dispatcher, version, NULL, NULL, ret_result, err);
+    observer_begin_init(backend->options.observer, &seen, function);
+    int r = dispatcher_build(backend->options.dispatcher, version, observer_on_output, &seen,
+                             ret_result, err);
+    observer_end_init(&seen, r, ret_result);
+    return r;
 }
 
 static void build_ended(void *opaque, const struct function_version *version, enum build_end end)
 {
     struct lambda_backend *backend = opaque;
-    struct instance_pool *pool = dispatcher_pool(backend->options.dispatcher);
 
-    switch (end) {
-    case BUILD_SERVES:
-        instance_pool_keep_build(pool, version);
+    if (end == BUILD_FAILED)
+        instance_pool_drop_build(dispatcher_pool(backend->options.dispatcher), version->tenant,
+                                 version->function.name, version->build_id);
+    else
+        let_go(backend, version->tenant, version->function.name);
+    if (end == BUILD_SERVES)
         provisioner_wake(backend->provisioner);
-        break;
-    case BUILD_FAILED:
-        instance_pool_drop_build(pool, version);
-        break;
-    case BUILD_NOBODYS:
-        let_go(backend, version);
-        break;
-    }
     housekeeper_wake(backend->housekeeper); /* an older build, or this one, serves no more */
 }
 
@@ -259,55 +238,9 @@ static void backend_failed(void *opaque, const char *request_id, const char *tex
     backend->options.failed(request_id, text);
 }
 
-static void add_function(void *opaque, const char *tenant, const char *name,
-                         const struct function_counters *counters)
-{
-    FILE *out = opaque;
-    const struct {
-        const char *name;
-        uint64_t value;
-    } starts[] = {
-        {"warm", counters->warm}, {"restored", counters->restored}, {"cold", counters->cold}};
-
-    for (size_t i = 0; i < sizeof(starts) / sizeof(starts[0]); i++)
-        fprintf(out, "mayfly_starts_total{tenant=\"%s\",function=\"%s\",kind=\"%s\"} %llu\n",
-                tenant, name, starts[i].name, (unsigned long long)starts[i].value);
-    fprintf(out, "mayfly_throttles_total{tenant=\"%s\",function=\"%s\"} %llu\n", tenant, name,
-            (unsigned long long)counters->throttled);
-    fprintf(out, "mayfly_concurrency{tenant=\"%s\",function=\"%s\"} %u\n", tenant, name,
-            counters->in_flight);
-}
-
-static int backend_metrics(void *opaque, char **ret_text)
-{
-    struct lambda_backend *backend = opaque;
-    struct pool_counts pool;
-    struct shell_pool_status shells;
-    size_t size = 0;
-    char *text = NULL;
-    FILE *out = open_memstream(&text, &size);
-
-    if (!out)
-        return -ENOMEM;
-    instance_pool_get_counts(dispatcher_pool(backend->options.dispatcher), &pool);
-    shell_pool_get_status(dispatcher_shells(backend->options.dispatcher), &shells);
-    fprintf(out,
-            "mayfly_instances{state=\"idle\"} %u\nmayfly_instances{state=\"busy\"} %u\n"
-            "mayfly_instances{state=\"starting\"} %u\nmayfly_shells_ready %u\n",
-            pool.idle, pool.busy, pool.starting, shells.ready);
-    instance_pool_each(dispatcher_pool(backend->options.dispatcher), add_function, out);
-    if (fclose(out) != 0) {
-        free(text);
-        return -ENOMEM;
-    }
-    *ret_text = text;
-    return 0;
-}
-
 const struct api_backend lambda_backend_ops = {.invoke = backend_invoke,
                                                .changed = backend_changed,
                                                .provisioned = backend_provisioned,
-                                               .metrics = backend_metrics,
                                                .failed = backend_failed};
 
 /* --- life ------------------------------------------------------------------------------------ */

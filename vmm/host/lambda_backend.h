@@ -10,6 +10,7 @@
 
 #include "api/api.h"
 #include "dispatcher.h"
+#include "observer.h"
 
 struct lambda_backend;
 
@@ -22,6 +23,7 @@ struct lambda_backend_options {
     /* Is there what functions of a runtime need? As runtime_check_images(). Any thread. */
     int (*check_runtime)(void *opaque, const char *runtime, struct error *err);
     void *opaque;
+    const struct observer *observer; /* borrowed; NULL: nobody sees what runs */
     /* What nobody waits for and went wrong; one line. Any thread. */
     void (*failed)(const char *request_id, const char *text);
 };

@@ -254,22 +254,6 @@ static int list_keys(const struct daemon *daemon, struct api_key **ret_keys, siz
 
 /* --- parts, in their order ------------------------------------------------------------------- */
 
-/* The state is ours alone from here on, so what is left of an earlier daemon can go: instances'
- * directories with their sockets, monitors that outlived it, control groups. */
-static int start_alone(struct daemon *daemon, struct error *err)
-{
-    char run[PATH_BYTES];
-    struct error why;
-    int r = state_lock_take(daemon->state, &daemon->state_lock, err);
-
-    if (r < 0)
-        return r;
-    snprintf(run, sizeof(run), "%s/run", daemon->state);
-    if (hypervisor_kvm.sweep(&why) < 0 || run_directory_sweep(run, &why) < 0)
-        log_line("error", "", why.text); /* it costs room, and nothing else */
-    return 0;
-}
-
 static const char kernel[] = "linux-6.12";
 
 static int check_images(void *opaque, const char *runtime, struct error *err)
@@ -296,6 +280,22 @@ static void has_delivery(void *opaque)
 
     if (daemon->sender)
         delivery_sender_wake(daemon->sender);
+}
+
+/* The state is ours alone from here on, so what is left of an earlier daemon can go: instances'
+ * directories with their sockets, monitors that outlived it, control groups. */
+static int start_alone(struct daemon *daemon, struct error *err)
+{
+    char run[PATH_BYTES];
+    struct error why;
+    int r = state_lock_take(daemon->state, &daemon->state_lock, err);
+
+    if (r < 0)
+        return r;
+    snprintf(run, sizeof(run), "%s/run", daemon->state);
+    if (hypervisor_kvm.sweep(&why) < 0 || run_directory_sweep(run, &why) < 0)
+        log_line("error", "", why.text); /* it costs room, and nothing else */
+    return 0;
 }
 
 static int start_store(struct daemon *daemon, struct error *err)
@@ -469,16 +469,19 @@ static int start_api(struct daemon *daemon, struct error *err)
 
     if (r < 0)
         return error_set(err, -r, "list the access keys");
-    const struct api_options options = {.registry = daemon->registry,
-                                        .queue = daemon->queue,
-                                        .backend = &daemon_backend,
-                                        .backend_opaque = daemon,
-                                        .region = region_of(daemon),
-                                        .keys = keys,
-                                        .n_keys = n_keys,
-                                        .default_tenant = default_tenant_of(daemon),
-                                        .unsigned_loopback = config && config->unsigned_loopback,
-                                        .public_url = config ? config->public_url : NULL};
+    const struct api_options options = {
+        .registry = daemon->registry,
+        .queue = daemon->queue,
+        .backend = &daemon_backend,
+        .backend_opaque = daemon,
+        .region = region_of(daemon),
+        .keys = keys,
+        .n_keys = n_keys,
+        .default_tenant = default_tenant_of(daemon),
+        .unsigned_loopback = config && config->unsigned_loopback,
+        .public_url = config ? config->public_url : NULL,
+        .trusted_proxies = config ? (const char *const *)config->trusted_proxies : NULL,
+        .n_trusted_proxies = config ? config->n_trusted_proxies : 0};
     return api_new(&options, &daemon->api, err);
 }
 
@@ -498,6 +501,7 @@ static int start_http(struct daemon *daemon, struct error *err)
     const struct config *config = daemon->config;
     struct http_server_options options = {.listen = daemon->listen,
                                           .socket_path = daemon->socket_path,
+                                          .spool_directory = daemon->state,
                                           .service = &api_service,
                                           .opaque = daemon->api};
     int r = 0;

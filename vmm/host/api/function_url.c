@@ -65,7 +65,7 @@ static int authenticate(struct api_turn *turn, const struct function_url *url)
     struct error err;
 
     if (url->auth == URL_AUTH_AWS_IAM) {
-        if (api_authenticate(turn, false) < 0 || strcmp(turn->tenant, url->tenant) != 0) {
+        if (api_authenticate(turn, "lambda") < 0 || strcmp(turn->tenant, url->tenant) != 0) {
             http_response_done(turn->response);
             reply_message(turn, 403, "Forbidden");
             return -1;
