@@ -120,10 +120,6 @@ static int invoke(void *opaque, const struct api_invocation *invocation,
     } else if (what && strcmp(what, "cors") == 0) {
         r = answer(ret_result, "{\"statusCode\":200,\"headers\":{\"access-control-allow-origin\":"
                                "\"https://own.example\",\"X-A\":\"1\"}}");
-    } else if (what && strcmp(what, "parts") == 0 && invocation->on_part) {
-        for (int i = 0; i < 3; i++)
-            invocation->on_part(invocation->opaque, "part!", 5);
-        r = answer(ret_result, "");
     } else if (what && strcmp(what, "stream") == 0 && invocation->on_part) {
         r = stream_parts(invocation, event, ret_result);
     } else if (what && strcmp(what, "http") == 0) {

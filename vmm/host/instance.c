@@ -399,6 +399,7 @@ int instance_invoke(struct instance *instance, const struct agent_event *event,
     if (r < 0)
         return r;
     instance_tell(instance, STAGE_INVOKE);
+    instance->config.hypervisor->settle(instance->vm);
     /* A guest that does not even read its event is not waited for any longer than a slow one. */
     told.rebirth = instance->is_reborn ? &rebirth : NULL;
     instance->is_reborn = false;
