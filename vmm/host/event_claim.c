@@ -280,7 +280,7 @@ int event_queue_extend(struct event_queue *queue, const struct event_lease *leas
     struct connection *connection;
     size_t n_lost = 0;
     int r = lease_ms > LEASE_MAX_MS ? error_say(err, EINVAL, "extend a lease so far")
-                                    : database_begin_write(queue->database, &connection, err);
+                                    : database_begin_aside(queue->database, &connection, err);
 
     if (r < 0)
         return r;

@@ -29,7 +29,7 @@ int instance_preload(struct instance *instance, const char *runtime, struct erro
 
     instance_tell(instance, STAGE_INIT);
     int r = agent_client_preload(instance->agent, runtime,
-                                 instance_tmp_bytes(instance->config.memory_mib), MAX_LOG_BYTES,
+                                 instance_tmp_bytes(0, instance->config.memory_mib), MAX_LOG_BYTES,
                                  instance->patience->init_ms, &result, err);
     if (r < 0)
         return instance_broken(instance, r, err);

@@ -58,9 +58,12 @@ static int work_init(struct work *work, const struct instance_source *source,
     work->config.instance.shells = source->config.shells;
     if (version->image)
         work->config.instance.image = version->image;
-    work->config.instance.memory_mib = version->memory_mib;
+    work->config.instance.memory_mib =
+        instance_vm_memory_mib(version->memory_mib, version->tmp_mib);
     work->config.instance.vcpus = version->vcpus;
     work->function = version->function;
+    work->function.memory_mib = version->memory_mib;
+    work->function.tmp_mib = version->tmp_mib;
     /* The build as well: one that is made anew has an init phase of its own. It is unique, and
      * first: a tenant's name that does not fit does no harm. */
     snprintf(work->owner, sizeof(work->owner), "%llu %s", (unsigned long long)version->build_id,
@@ -162,6 +165,18 @@ static int source_restore(void *opaque, const struct frozen_version *frozen, age
     return function_frozen_restore(&config, &frozen->parts, ret_instance, err);
 }
 
+static void source_expect(void *opaque, const struct frozen_version *frozen)
+{
+    const struct instance_source *source = opaque;
+    const struct shell_shape shape = {.image = frozen->parts.image_path,
+                                      .cpu_template = frozen->parts.cpu_template,
+                                      .memory_mib = frozen->parts.memory_mib,
+                                      .vcpus = frozen->parts.vcpus};
+
+    if (source->config.shells)
+        shell_pool_expect(source->config.shells, &shape);
+}
+
 static void source_forget(struct frozen_version *frozen)
 {
     if (!frozen)
@@ -177,6 +192,7 @@ static bool source_is_alive(const struct instance *instance)
 
 const struct instance_source_ops instance_source_snapshots = {.find = source_find,
                                                               .make = source_make,
+                                                              .expect = source_expect,
                                                               .restore = source_restore,
                                                               .forget = source_forget,
                                                               .is_alive = source_is_alive,

@@ -416,6 +416,14 @@ int shell_pool_take(struct shell_pool *pool, const struct shell_shape *shape,
     return 0;
 }
 
+void shell_pool_expect(struct shell_pool *pool, const struct shell_shape *shape)
+{
+    pthread_mutex_lock(&pool->lock);
+    (void)use_shape(pool, shape); /* where there is no place, they are made when they are needed */
+    pthread_cond_broadcast(&pool->work);
+    pthread_mutex_unlock(&pool->lock);
+}
+
 /* It was in time for nothing: nobody may serve it any more. */
 static void withdraw(struct shell_pool *pool, size_t shape, struct waiter *waiter)
 {
