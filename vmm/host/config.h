@@ -89,7 +89,7 @@ struct config_otlp {
 struct config {
     char *listen, *socket, *state, *region, *public_url, *default_tenant; /* NULL: not said */
     bool unsigned_loopback;
-    bool cpu_quota; /* cpu: quota; false: share. See vmm/hypervisor/README.md */
+    bool cpu_quota;         /* cpu: quota; false: share. See vmm/hypervisor/README.md */
     char **trusted_proxies; /* addresses and networks: their X-Forwarded-For is believed */
     unsigned n_trusted_proxies;
     uint32_t keep_alive_s, shells;

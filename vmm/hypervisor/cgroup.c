@@ -524,6 +524,22 @@ int cgroup_leaf_set_memory(struct cgroup_leaf *leaf, uint64_t memory_bytes, stru
     return 0;
 }
 
+int cgroup_leaf_set_share(struct cgroup_leaf *leaf, uint32_t cpu_share, struct error *err)
+{
+    const struct cgroup_limits limits = {.cpu_share = cpu_share};
+    int r = 0;
+
+    for (size_t i = 0; i < leaf->n && r == 0; i++) {
+        const struct branch *branch = &leaf->branches[i];
+
+        for (size_t s = 0; s < ARRAY_LEN(settings) && r == 0; s++)
+            if ((settings[s].value == SHARES || settings[s].value == WEIGHT) &&
+                settings[s].v2 == branch->v2 && (branch->chosen & (1u << CPU)))
+                r = apply(branch, &settings[s], &limits);
+    }
+    return r < 0 ? error_set(err, -r, "set the share of '%s'", leaf->name) : 0;
+}
+
 /* One look at all hierarchies. Returns how many leaves are left. */
 static int sweep_all(const struct hierarchies *all)
 {

@@ -47,6 +47,9 @@ size_t cgroup_leaf_procs(const struct cgroup_leaf *leaf, int fds[CGROUP_MAX_HIER
  */
 int cgroup_leaf_set_memory(struct cgroup_leaf *leaf, uint64_t memory_bytes, struct error *err);
 
+/* cgroup_leaf_set_share - another limits.cpu_share; the quota stays. */
+int cgroup_leaf_set_share(struct cgroup_leaf *leaf, uint32_t cpu_share, struct error *err);
+
 /*
  * cgroup_sweep - end and remove what hosts that are gone left behind: leaves that nobody has
  * locked, with the processes in them. Takes up to 2 s if those are slow to die. *ret_left: leaves

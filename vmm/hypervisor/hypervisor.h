@@ -124,6 +124,12 @@ struct hypervisor_ops {
     int (*restore)(struct vm *shell, int memory_fd, int state_fd, int *ret_agent_fd,
                    struct vm_restore_times *ret_times, struct error *err);
     /*
+     * prefer - a shell, and what is restored into it, stands behind other VMs where CPUs are short,
+     * so that a burst of starts does not slow down what runs already. From here on it is one of
+     * those. Costs a write the first time.
+     */
+    void (*prefer)(struct vm *vm);
+    /*
      * working_set - which pages of RAM a restored VM has touched so far. @fd: a file whose offset
      * is at its start; a list as of snapshot/snapshot_extents.h is written there, and is to be
      * checked as anything that a monitor says.

@@ -37,6 +37,9 @@ enum {
      * the kernel's longest, so that neither is cut short. */
     QUOTA_LEAST_US = 50000,
     PERIOD_MOST_US = 1000000,
+    /* Of its share, for one that stands behind. An eighth: beside a burst of starts a warm guest
+     * has most of a CPU, and a start still gets on where all CPUs are taken. */
+    BEHIND = 8,
     TRY_MEMORY_MIB = 128,
     TRY_WAIT_MS = 5000,
 };
@@ -45,6 +48,8 @@ struct jail {
     struct jail_plan plan;
     uint64_t memory_bytes;
     bool has_more_room;       /* the limit is above memory_bytes */
+    uint32_t cpu_share;       /* the whole of it */
+    bool is_behind;           /* it has a part of that */
     struct cgroup_leaf *leaf; /* owned; may be NULL */
     int uid_lock;             /* owned; -1: no user of its own */
     char missing[400];
@@ -119,6 +124,10 @@ static void take_cgroup(struct jail *jail, const struct jail_config *config)
     struct error err;
 
     jail_cpu_limits(config, &limits);
+    jail->cpu_share = limits.cpu_share;
+    jail->is_behind = config->is_behind;
+    if (config->is_behind)
+        limits.cpu_share = (limits.cpu_share + BEHIND - 1) / BEHIND;
     int r = cgroup_leaf_new("/proc/self/mountinfo", config->name, &limits, &jail->leaf, missing,
                             sizeof(missing), &err);
 
@@ -189,6 +198,15 @@ void jail_room_back(struct jail *jail)
 {
     if (jail->has_more_room && cgroup_leaf_set_memory(jail->leaf, jail->memory_bytes, NULL) == 0)
         jail->has_more_room = false;
+}
+
+void jail_prefer(struct jail *jail)
+{
+    struct error ignored;
+
+    if (jail->leaf && jail->is_behind)
+        (void)cgroup_leaf_set_share(jail->leaf, jail->cpu_share, &ignored);
+    jail->is_behind = false;
 }
 
 void jail_free(struct jail *jail)

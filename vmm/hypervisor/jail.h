@@ -18,6 +18,7 @@ struct jail_config {
     uint32_t memory_mib, vcpus;
     enum vm_cpu cpu;
     bool seccomp_trap; /* see vm_config */
+    bool is_behind;    /* its share is a part of what it will have: until jail_prefer() */
 };
 
 /*
@@ -44,6 +45,9 @@ int jail_room_for_file(struct jail *jail, uint64_t bytes, struct error *err);
  * the next call tries again; nothing is lost but that the monitor may have it.
  */
 void jail_room_back(struct jail *jail);
+
+/* jail_prefer - the whole share, for one that began behind. What cannot be set, stays as it is. */
+void jail_prefer(struct jail *jail);
 
 /* jail_cpu_limits - what a VM of that size may have of the CPUs; pure. Fills the cpu_ members. */
 void jail_cpu_limits(const struct jail_config *config, struct cgroup_limits *limits);
