@@ -105,5 +105,8 @@ int64_t connection_last_id(const struct connection *connection);
 
 /* database_backup - see registry_backup(). */
 int database_backup(struct database *database, const char *path, struct error *err);
+/* database_copy - the same of the database at @source, which another process may be using; its
+ * tables are left as they are. */
+int database_copy(const char *source, const char *path, struct error *err);
 
 #endif

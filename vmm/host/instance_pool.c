@@ -676,32 +676,37 @@ void instance_pool_invalidate(struct instance_pool *pool, const char *tenant, co
     pthread_mutex_unlock(&pool->lock);
 }
 
-/* The builds of @version that are, or are not, its own. */
-static void retire_builds(struct instance_pool *pool, const struct function_version *version,
-                          bool own)
+static bool is_of(const struct pool_version *version, const char *tenant, const char *function)
+{
+    return strcmp(version->tenant, tenant) == 0 && strcmp(version->name, function) == 0;
+}
+
+size_t instance_pool_list_builds(struct instance_pool *pool, const char *tenant,
+                                 const char *function, uint64_t *ret_build_ids, size_t max)
+{
+    const struct pool_version *item;
+    size_t n = 0;
+
+    pthread_mutex_lock(&pool->lock);
+    TAILQ_FOREACH(item, &pool->versions, in_all)
+    if (n < max && is_of(item, tenant, function))
+        ret_build_ids[n++] = item->build_id;
+    pthread_mutex_unlock(&pool->lock);
+    return n;
+}
+
+void instance_pool_drop_build(struct instance_pool *pool, const char *tenant, const char *function,
+                              uint64_t build_id)
 {
     struct pool_version *next;
 
     pthread_mutex_lock(&pool->lock);
     for (struct pool_version *item = TAILQ_FIRST(&pool->versions); item; item = next) {
         next = TAILQ_NEXT(item, in_all);
-        if ((item->build_id == version->build_id) == own &&
-            strcmp(item->tenant, version->tenant) == 0 &&
-            strcmp(item->name, version->function.name) == 0 &&
-            strcmp(item->version, version->function.version) == 0)
+        if (item->build_id == build_id && is_of(item, tenant, function))
             pool_version_retire(pool, item);
     }
     pthread_mutex_unlock(&pool->lock);
-}
-
-void instance_pool_keep_build(struct instance_pool *pool, const struct function_version *version)
-{
-    retire_builds(pool, version, false);
-}
-
-void instance_pool_drop_build(struct instance_pool *pool, const struct function_version *version)
-{
-    retire_builds(pool, version, true);
 }
 
 /* --- figures --------------------------------------------------------------------------------- */

@@ -78,9 +78,10 @@ struct instance_pool {
     bool is_ending;       /* keepers go, too */
     struct concurrency *concurrency;
     LIST_HEAD(, pool_version) buckets[POOL_BUCKETS];
-    TAILQ_HEAD(, pool_version) versions;
+    TAILQ_HEAD(version_list, pool_version) versions;
     struct slot_list idle;   /* the unused ones of builds, then the least recently used first */
     struct slot_list doomed; /* to be ended by a keeper */
+    uint32_t n_ending;       /* being ended */
     uint32_t leases;         /* out, or on their way out */
     uint32_t n_live, n_idle, n_unused, n_busy, n_starting, n_versions;
     uint64_t swept_ns;       /* when idle instances were last looked at */

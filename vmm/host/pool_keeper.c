@@ -127,10 +127,10 @@ static void sweep(struct instance_pool *pool)
         }
     }
     pool->swept_ns = clock_now_ns();
-    /* One at a time: the next look comes when it is gone. */
-    if (pool_is_short_of_memory(pool) &&
-        (pool_end_one_idle(pool, REASON_MEMORY) || pool_end_one_idle(pool, REASON_DISTRESS)))
-        pool->swept_ns = 0;
+    /* One at a time: the next look comes when it is gone, and has given its memory back. */
+    if (pool->n_ending == 0 && TAILQ_EMPTY(&pool->doomed) && pool_is_short_of_memory(pool) &&
+        !pool_end_one_idle(pool, REASON_MEMORY))
+        pool_end_one_idle(pool, REASON_DISTRESS);
 }
 
 /* --- provisioned concurrency ----------------------------------------------------------------- */
@@ -222,10 +222,16 @@ static void hold_one_more(struct instance_pool *pool, struct pool_version *versi
 static void end_doomed(struct instance_pool *pool, struct pool_slot *slot)
 {
     TAILQ_REMOVE(&pool->doomed, slot, in_all);
+    pool->n_ending++;
     pthread_mutex_unlock(&pool->lock);
     pool->config.ops->destroy(slot->instance);
     free(slot);
     pthread_mutex_lock(&pool->lock);
+    pool->n_ending--;
+    if (pool->is_short) { /* is it still? */
+        pool->memory_read_ns = 0;
+        pool->swept_ns = 0;
+    }
 }
 
 static bool has_provisions(const struct instance_pool *pool)

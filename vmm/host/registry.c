@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <time.h>
 
 #include "images/image_file.h"
@@ -62,6 +63,27 @@ static int open_parts(struct registry *registry, const char *state, struct error
     return r < 0 ? r : database_open(path, &registry->database, err);
 }
 
+/* Chosen once, when the database is new. A copy of it is the same one. */
+static int take_identity(struct registry *registry, struct error *err)
+{
+    struct connection *connection;
+    uint64_t chosen = 0;
+    sqlite3_stmt *row;
+
+    if (getrandom(&chosen, sizeof(chosen), 0) != sizeof(chosen))
+        return error_set(err, errno, "choose the registry's identity");
+    int r = database_begin_write(registry->database, &connection, err);
+    if (r < 0)
+        return r;
+    r = sql_run(connection, err, "INSERT OR IGNORE INTO counters VALUES ('identity', ?1)",
+                NUMBER(chosen));
+    if (r == 0)
+        r = sql_row(connection, &row, err, "SELECT value FROM counters WHERE name = 'identity'");
+    if (r == 1)
+        registry->identity = (uint64_t)sqlite3_column_int64(row, 0);
+    return database_end_write(connection, r < 0 ? r : 0, err);
+}
+
 int registry_open(const struct registry_options *options, struct registry **ret_registry,
                   struct error *err)
 {
@@ -77,6 +99,8 @@ int registry_open(const struct registry_options *options, struct registry **ret_
     int r = copy_runtimes(registry, options->runtimes, err);
     if (r == 0)
         r = open_parts(registry, options->state, err);
+    if (r == 0)
+        r = take_identity(registry, err);
     if (r < 0) {
         registry_close(registry);
         return error_wrap(err, "open the registry");
@@ -105,6 +129,11 @@ struct database *registry_database(struct registry *registry)
 struct code_store *registry_code_store(struct registry *registry)
 {
     return registry->code;
+}
+
+uint64_t registry_identity(const struct registry *registry)
+{
+    return registry->identity;
 }
 
 uint64_t registry_generation(const struct registry *registry)

@@ -76,6 +76,10 @@ void registry_close(struct registry *registry);
 struct database *registry_database(struct registry *registry);
 struct code_store *registry_code_store(struct registry *registry);
 
+/* registry_identity - of this database, for ever: tells what was made for it from what others made
+ * in stores that are shared. */
+uint64_t registry_identity(const struct registry *registry);
+
 /* registry_generation - a number that changes with each change committed through @registry, events
  * of the queue left out: while it stays the same, what was read from it is still so. Costs an
  * atomic load. */

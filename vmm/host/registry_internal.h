@@ -19,6 +19,7 @@ enum {
 struct registry {
     struct database *database;
     struct code_store *code;
+    uint64_t identity;
     struct registry_cache *cache;     /* owned; NULL: others may change the database, too */
     char *runtimes[RUNTIMES_MAX + 1]; /* owned; NULL-terminated */
     uint64_t (*now_ms)(void);

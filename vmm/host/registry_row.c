@@ -344,6 +344,10 @@ int row_forget_qualifier(struct connection *connection, int64_t function_id, con
         r = sql_run(connection, err,
                     "DELETE FROM event_configs WHERE function_id = ?1 AND qualifier = ?2",
                     NUMBER(function_id), TEXT(qualifier));
+    if (r == 0)
+        r = sql_run(connection, err,
+                    "DELETE FROM policies WHERE function_id = ?1 AND qualifier = ?2",
+                    NUMBER(function_id), TEXT(qualifier));
     return r;
 }
 

@@ -30,7 +30,7 @@ enum vm_jail {
 };
 
 /*
- * What a VM has of the host's CPUs: memory_mib/1769 of one, as Lambda's 1 vCPU at 1,769 MB.
+ * What a VM has of the host's CPUs: cpu_mib/1769 of one, as Lambda's 1 vCPU at 1,769 MB.
  * See README.md for what either costs.
  */
 enum vm_cpu {
@@ -49,6 +49,7 @@ struct vm_config {
     bool seccomp_trap; /* for tests: the monitor names a forbidden system call before it ends */
     const char *cpu_template; /* common/cpu_template.h; NULL or "": the host's CPU */
     uint32_t memory_mib;
+    uint32_t cpu_mib; /* the function's memory, which its part of the CPUs is for; 0: memory_mib */
     uint32_t vcpus;
     size_t n_disks;
     struct vm_disk disks[VM_MAX_DISKS];

@@ -100,7 +100,8 @@ static void take_user_namespace(struct jail *jail)
  */
 void jail_cpu_limits(const struct jail_config *config, struct cgroup_limits *limits)
 {
-    uint64_t share = (uint64_t)config->memory_mib * 1000 / MIB_PER_CPU;
+    uint64_t mib = config->cpu_mib ? config->cpu_mib : config->memory_mib;
+    uint64_t share = mib * 1000 / MIB_PER_CPU;
     uint64_t period_us = PERIOD_US, quota_us = (config->vcpus + 1) * period_us;
 
     share = share > 0 ? share : 1;

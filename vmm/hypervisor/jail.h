@@ -14,8 +14,8 @@ struct jail;
 
 struct jail_config {
     enum vm_jail mode;
-    const char *name; /* the VM's: of its control group */
-    uint32_t memory_mib, vcpus;
+    const char *name;                    /* the VM's: of its control group */
+    uint32_t memory_mib, cpu_mib, vcpus; /* as in vm_config */
     enum vm_cpu cpu;
     bool seccomp_trap; /* see vm_config */
     bool is_behind;    /* its share is a part of what it will have: until jail_prefer() */

@@ -247,6 +247,7 @@ static int build(struct vm *vm, const struct vm_config *config, struct start_fds
     const struct jail_config jail = {.mode = config->jail,
                                      .name = name,
                                      .memory_mib = config->memory_mib,
+                                     .cpu_mib = config->cpu_mib,
                                      .vcpus = config->vcpus,
                                      .cpu = config->cpu,
                                      .seccomp_trap = config->seccomp_trap,
