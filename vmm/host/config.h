@@ -14,6 +14,9 @@
  *     allow: [10.0.0.0/8]          # networks to reach beside the global addresses
  *     spool: /var/spool/mayfly     # default <state>/spool
  *   events: {running: 64}          # how many run at once; see struct config_events
+ *   cpu: share                 # or quota: vmm/hypervisor/README.md
+ *   provisioned: {most_percent: 300, target_percent: 70}   # target tracking; 100: a fixed number
+ *   limits: {instances: 200, min_available_mib: 2048, cache_mib: 16384}
  *
  * Trust: the administrator's own. The file holds secrets: who else may read it is his to say, and
  * config_load() refuses one that everybody may read. Process: mayflyd. Threads: none of its own.
@@ -90,7 +93,7 @@ struct config_otlp {
 struct config {
     char *listen, *socket, *state, *region, *public_url, *default_tenant; /* NULL: not said */
     bool unsigned_loopback;
-    bool cpu_quota; /* cpu: quota; false: share. See vmm/hypervisor/README.md */
+    bool cpu_quota;         /* cpu: quota; false: share. See vmm/hypervisor/README.md */
     char **trusted_proxies; /* addresses and networks: their X-Forwarded-For is believed */
     unsigned n_trusted_proxies;
     uint32_t keep_alive_s, shells;

@@ -60,6 +60,8 @@ static int work_init(struct work *work, const struct instance_source *source,
         work->config.instance.image = version->image;
     work->config.instance.memory_mib = version->memory_mib;
     work->config.instance.vcpus = version->vcpus;
+    if (source->config.max_vcpus && version->vcpus > source->config.max_vcpus)
+        work->config.instance.vcpus = source->config.max_vcpus;
     work->function = version->function;
     /* The build as well: one that is made anew has an init phase of its own. It is unique, and
      * first: a tenant's name that does not fit does no harm. */
