@@ -325,31 +325,33 @@ static int enforce_timeout(struct instance *instance, uint64_t spent_us,
     return 0;
 }
 
-uint64_t instance_tmp_bytes(uint32_t memory_mib)
+uint64_t instance_tmp_bytes(uint32_t memory_mib, uint32_t tmp_mib)
 {
     uint64_t half = (uint64_t)memory_mib * MIB / 2;
+    uint64_t wanted = (uint64_t)(tmp_mib ? tmp_mib : TMP_DEFAULT_MIB) * MIB;
 
-    return half < TMP_MAX_BYTES ? half : TMP_MAX_BYTES;
+    return half < wanted ? half : wanted;
 }
 
 int instance_prepare(struct instance *instance, const struct instance_function *function,
                      struct agent_result *ret_result, struct error *err)
 {
     const struct patience *patience = instance->patience;
-    char arn[192], group[160];
-    struct agent_prepare prepare = {.runtime = function->runtime,
-                                    .handler = function->handler,
-                                    .function_name = function->name,
-                                    .function_version = function->version,
-                                    .function_arn = arn,
-                                    .log_group = group,
-                                    .log_stream = instance->id,
-                                    .environment = function->environment,
-                                    .n_environment = function->n_environment,
-                                    .memory_mib = instance->config.memory_mib,
-                                    .init_timeout_ms = patience->init_ms,
-                                    .tmp_bytes = instance_tmp_bytes(instance->config.memory_mib),
-                                    .max_log_bytes = MAX_LOG_BYTES};
+    char made_up[192], group[160];
+    struct agent_prepare prepare = {
+        .runtime = function->runtime,
+        .handler = function->handler,
+        .function_name = function->name,
+        .function_version = function->version,
+        .function_arn = function->arn ? function->arn : made_up,
+        .log_group = group,
+        .log_stream = instance->id,
+        .environment = function->environment,
+        .n_environment = function->n_environment,
+        .memory_mib = instance->config.memory_mib,
+        .init_timeout_ms = patience->init_ms,
+        .tmp_bytes = instance_tmp_bytes(instance->config.memory_mib, function->tmp_mib),
+        .max_log_bytes = MAX_LOG_BYTES};
     uint64_t start_ns = clock_now_ns();
     uint64_t send_ms =
         patience->send_ms + patience->send_ms_per_mib * (function->package->total_bytes / MIB + 1);
@@ -357,7 +359,8 @@ int instance_prepare(struct instance *instance, const struct instance_function *
 
     if (r < 0)
         return r;
-    snprintf(arn, sizeof(arn), "arn:aws:lambda:local:000000000000:function:%s", function->name);
+    snprintf(made_up, sizeof(made_up), "arn:aws:lambda:local:000000000000:function:%s",
+             function->name);
     snprintf(group, sizeof(group), "/aws/lambda/%s", function->name);
     instance_tell(instance, STAGE_INIT);
     r = agent_client_init(instance->agent, &prepare, function->package, send_ms,

@@ -81,6 +81,8 @@ struct instance_function {
     const struct agent_variable *environment;
     size_t n_environment;
     const struct package *package;
+    const char *arn;  /* NULL: one is made up */
+    uint32_t tmp_mib; /* of /tmp, as far as the memory allows; 0: 512 */
 };
 
 /*

@@ -300,8 +300,10 @@ static int start_alone(struct daemon *daemon, struct error *err)
 
 static int start_store(struct daemon *daemon, struct error *err)
 {
-    const struct registry_options options = {
-        .state = daemon->state, .check_runtime = check_runtime, .opaque = daemon};
+    const struct registry_options options = {.state = daemon->state,
+                                             .check_runtime = check_runtime,
+                                             .region = region_of(daemon),
+                                             .opaque = daemon};
     const struct config_events none = {0};
     const struct config_events *events =
         daemon->config && daemon->config->events ? daemon->config->events : &none;

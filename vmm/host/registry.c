@@ -71,7 +71,9 @@ int registry_open(const struct registry_options *options, struct registry **ret_
     registry->now_ms = options->now_ms ? options->now_ms : wall_clock_ms;
     registry->check_runtime = options->check_runtime;
     registry->opaque = options->opaque;
-    int r = copy_runtimes(registry, options->runtimes, err);
+    registry->region = strdup(options->region ? options->region : "us-east-1");
+    int r = registry->region ? copy_runtimes(registry, options->runtimes, err)
+                             : error_set(err, ENOMEM, "open the registry");
     if (r == 0)
         r = open_parts(registry, options->state, err);
     if (r < 0) {
@@ -90,6 +92,7 @@ void registry_close(struct registry *registry)
     code_store_close(registry->code);
     for (size_t i = 0; i < RUNTIMES_MAX; i++)
         free(registry->runtimes[i]);
+    free(registry->region);
     free(registry);
 }
 
@@ -101,6 +104,11 @@ struct database *registry_database(struct registry *registry)
 struct code_store *registry_code_store(struct registry *registry)
 {
     return registry->code;
+}
+
+const char *registry_region(const struct registry *registry)
+{
+    return registry->region;
 }
 
 uint64_t registry_generation(const struct registry *registry)

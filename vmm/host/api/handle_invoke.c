@@ -28,6 +28,7 @@ struct invoke_input {
     char *client_context; /* JSON, decoded; or NULL */
     const char *client_context_base64;
     char *trace_id, *traceparent; /* or NULL */
+    char arn[API_ARN_BYTES];      /* that was invoked */
     const void *payload;
     size_t payload_bytes;
 };
@@ -114,6 +115,8 @@ static int read_input(struct api_turn *turn, bool is_stream, struct invoke_input
         return api_fail(turn, API_INVALID_CONTENT, "Could not parse request body into json: %s",
                         err.text);
     }
+    api_function_arn(turn->api, turn->account_id, input->target.key.name,
+                     input->target.key.qualifier, input->arn);
     input->trace_id = copy_header(turn, "x-amzn-trace-id");
     input->traceparent = copy_header(turn, "traceparent");
     return 0;
@@ -170,6 +173,7 @@ static void invocation_of(const struct api_turn *turn, const struct invoke_input
                                    .client_context = input->client_context,
                                    .trace_id = input->trace_id,
                                    .traceparent = input->traceparent,
+                                   .invoked_arn = input->arn,
                                    .wants_log = input->wants_log};
 }
 
