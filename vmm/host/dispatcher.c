@@ -203,6 +203,7 @@ static int use(struct instance_pool *pool, const struct invocation *invocation,
                                       .client_context = invocation->client_context,
                                       .identity = invocation->identity,
                                       .trace_id = invocation->trace_id,
+                                      .invoked_arn = invocation->invoked_arn,
                                       .on_part = invocation->on_part,
                                       .part_opaque = invocation->part_opaque};
     struct agent_result result;

@@ -360,13 +360,13 @@ int instance_prepare(struct instance *instance, const struct instance_function *
                      struct agent_result *ret_result, struct error *err)
 {
     const struct patience *patience = instance->patience;
-    char arn[192], group[160];
+    char made_up[192], group[160];
     struct agent_prepare prepare = {
         .runtime = function->runtime,
         .handler = function->handler,
         .function_name = function->name,
         .function_version = function->version,
-        .function_arn = arn,
+        .function_arn = function->arn ? function->arn : made_up,
         .log_group = group,
         .log_stream = instance->id,
         .environment = function->environment,
@@ -382,7 +382,8 @@ int instance_prepare(struct instance *instance, const struct instance_function *
 
     if (r < 0)
         return r;
-    snprintf(arn, sizeof(arn), "arn:aws:lambda:local:000000000000:function:%s", function->name);
+    snprintf(made_up, sizeof(made_up), "arn:aws:lambda:local:000000000000:function:%s",
+             function->name);
     snprintf(group, sizeof(group), "/aws/lambda/%s", function->name);
     instance_prefer(instance);
     instance_tell(instance, STAGE_INIT);
