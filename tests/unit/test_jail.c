@@ -343,11 +343,17 @@ static void cpu_in_proportion_to_memory(void **state)
             .memory_mib = cases[i].memory_mib, .vcpus = cases[i].vcpus, .cpu = cases[i].cpu};
         struct cgroup_limits got = {0};
 
-        jail_cpu_limits(&config, &got);
+        jail_cpu_limits(&config, true, &got);
         assert_int_equal(got.cpu_share, cases[i].share);
         assert_int_equal(got.cpu_quota_us, cases[i].quota_us);
         assert_int_equal(got.cpu_period_us, cases[i].period_us);
         assert_int_equal(got.cpu_burst_us, config.cpu == CPU_QUOTA ? cases[i].quota_us : 0);
+        /* Until it is settled it is a whole CPU's, at least, and nothing holds it up. */
+        jail_cpu_limits(&config, false, &got);
+        assert_int_equal(got.cpu_share, cases[i].share > 1000 ? cases[i].share : 1000);
+        assert_int_equal(got.cpu_quota_us, (cases[i].vcpus + 1) * 100000);
+        assert_int_equal(got.cpu_period_us, 100000);
+        assert_int_equal(got.cpu_burst_us, 0);
     }
 }
 

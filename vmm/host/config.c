@@ -44,11 +44,15 @@ static const cyaml_schema_value_t tenant_entry = {
 static const cyaml_schema_field_t tls_fields[] = {NEEDED(certificate, struct config_tls, 4095),
                                                   NEEDED(key, struct config_tls, 4095),
                                                   CYAML_FIELD_END};
-static const cyaml_schema_field_t limit_fields[] = {
-    NUMBER(connections, struct config_limits),    NUMBER(instances, struct config_limits),
-    NUMBER(threads, struct config_limits),        NUMBER(body_memory_mib, struct config_limits),
-    NUMBER(head_timeout_s, struct config_limits), NUMBER(min_available_mib, struct config_limits),
-    NUMBER(cache_mib, struct config_limits),      CYAML_FIELD_END};
+static const cyaml_schema_field_t limit_fields[] = {NUMBER(connections, struct config_limits),
+                                                    NUMBER(instances, struct config_limits),
+                                                    NUMBER(threads, struct config_limits),
+                                                    NUMBER(body_memory_mib, struct config_limits),
+                                                    NUMBER(head_timeout_s, struct config_limits),
+                                                    NUMBER(control_rate, struct config_limits),
+                                                    NUMBER(min_available_mib, struct config_limits),
+                                                    NUMBER(cache_mib, struct config_limits),
+                                                    CYAML_FIELD_END};
 static const cyaml_schema_field_t provisioned_fields[] = {
     NUMBER(most_percent, struct config_provisioned),
     NUMBER(target_percent, struct config_provisioned), CYAML_FIELD_END};
@@ -251,6 +255,7 @@ static int check_limits(const struct yaml_file *file, const struct config_limits
                    {"limits.threads", limits->threads, 256},
                    {"limits.body_memory_mib", limits->body_memory_mib, 1 << 20},
                    {"limits.head_timeout_s", limits->head_timeout_s, 3600},
+                   {"limits.control_rate", limits->control_rate, 1000000},
                    {"limits.min_available_mib", limits->min_available_mib, 1 << 30},
                    {"limits.cache_mib", limits->cache_mib, 1 << 30}};
 

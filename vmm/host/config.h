@@ -52,8 +52,10 @@ struct config_limits {
     uint32_t threads;
     uint32_t body_memory_mib;
     uint32_t head_timeout_s;
-    uint32_t min_available_mib; /* of memory, that instances leave to others */
-    uint32_t cache_mib;         /* of flattened snapshots on disk */
+    uint32_t control_rate; /* requests a second of a tenant's, but for invocations */
+    /* Of memory, that instances leave to others; 0: 5 %, 256 at least. */
+    uint32_t min_available_mib;
+    uint32_t cache_mib; /* of flattened snapshots on disk */
 };
 
 /* Of instances that are provisioned, in percent of what a configuration asks for. */
@@ -99,7 +101,7 @@ struct config_function_logs {
 struct config {
     char *listen, *socket, *state, *region, *public_url, *default_tenant; /* NULL: not said */
     bool unsigned_loopback;
-    bool cpu_quota; /* cpu: quota; false: share. See vmm/hypervisor/README.md */
+    bool cpu_quota;         /* cpu: quota; false: share. See vmm/hypervisor/README.md */
     char **trusted_proxies; /* addresses and networks: their X-Forwarded-For is believed */
     unsigned n_trusted_proxies;
     uint32_t keep_alive_s, shells;

@@ -10,7 +10,8 @@
 enum {
     MIB = 1 << 20,
     MAX_LOG_BYTES = 1 * MIB,   /* of a phase, forwarded; the rest is counted */
-    TMP_MAX_BYTES = 512 * MIB, /* as in Lambda, where memory allows */
+    TMP_MAX_BYTES = 512 * MIB, /* where none was asked for */
+    GUEST_SYSTEM_MIB = 32,     /* the guest's kernel, its agent, the code's files */
 };
 
 /* How long the host waits. Where KVM emulates the guest's kernel mode, all of it takes longer. */
@@ -89,6 +90,6 @@ void instance_be_patient(struct instance *instance, bool emulates_supervisor);
 /* instance_drop_vm - what there is of a VM and its directory. */
 void instance_drop_vm(struct instance *instance);
 
-uint64_t instance_tmp_bytes(uint32_t memory_mib);
+uint64_t instance_tmp_bytes(uint32_t tmp_mib, uint32_t vm_memory_mib);
 
 #endif

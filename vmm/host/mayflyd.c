@@ -30,6 +30,7 @@
 #include "readiness.h"
 #include "run_directory.h"
 #include "runtime_images.h"
+#include "service_notify.h"
 #include "state_lock.h"
 
 enum {
@@ -297,10 +298,18 @@ static int start_alone(struct daemon *daemon, struct error *err)
     return 0;
 }
 
+static void record_dropped(void *opaque, const char *request_id, const char *text)
+{
+    const struct daemon *daemon = opaque;
+
+    if (daemon->sender)
+        delivery_sender_say(daemon->sender, request_id, text);
+}
+
 static int start_store(struct daemon *daemon, struct error *err)
 {
     const struct registry_options options = {
-        .state = daemon->state, .check_runtime = check_runtime, .opaque = daemon};
+        .state = daemon->state, .check_runtime = check_runtime, .opaque = daemon, .is_sole = true};
     const struct config_events none = {0};
     const struct config_events *events =
         daemon->config && daemon->config->events ? daemon->config->events : &none;
@@ -313,6 +322,7 @@ static int start_store(struct daemon *daemon, struct error *err)
                                               .max_tenant_bytes = (uint64_t)events->max_tenant_mib
                                                                   << 20,
                                               .has_delivery = has_delivery,
+                                              .dropped = record_dropped,
                                               .opaque = daemon};
     int r = registry_open(&options, &daemon->registry, err);
 
@@ -321,6 +331,13 @@ static int start_store(struct daemon *daemon, struct error *err)
     return r < 0
                ? r
                : event_queue_open(registry_database(daemon->registry), &queue, &daemon->queue, err);
+}
+
+static uint64_t cache_bytes_of(const struct daemon *daemon)
+{
+    const struct config *config = daemon->config;
+
+    return config && config->limits ? (uint64_t)config->limits->cache_mib << 20 : 0;
 }
 
 static int start_dispatcher(struct daemon *daemon, struct error *err)
@@ -337,7 +354,7 @@ static int start_dispatcher(struct daemon *daemon, struct error *err)
         .max_instances = limits->instances,
         .min_available_bytes = (uint64_t)limits->min_available_mib << 20,
         .shells_per_shape = config ? config->shells : 0,
-        .cache_bytes = (uint64_t)limits->cache_mib << 20,
+        .cache_bytes = cache_bytes_of(daemon),
         .cpu = config && config->cpu_quota ? CPU_QUOTA : CPU_SHARE};
 
     return dispatcher_new(&options, &daemon->dispatcher, err);
@@ -451,6 +468,8 @@ static int start_backend(struct daemon *daemon, struct error *err)
         .dispatcher = daemon->dispatcher,
         .most_percent = provisioned ? provisioned->most_percent : 0,
         .target_percent = provisioned ? provisioned->target_percent : 0,
+        .state = daemon->state,
+        .cache_bytes = cache_bytes_of(daemon),
         .check_runtime = check_images,
         .opaque = daemon,
         .observer = &daemon->seen.observer,
@@ -488,6 +507,7 @@ static int start_api(struct daemon *daemon, struct error *err)
         .default_tenant = default_tenant_of(daemon),
         .unsigned_loopback = config && config->unsigned_loopback,
         .public_url = config ? config->public_url : NULL,
+        .control_rate = config && config->limits ? config->limits->control_rate : 0,
         .trusted_proxies = config ? (const char *const *)config->trusted_proxies : NULL,
         .n_trusted_proxies = config ? config->n_trusted_proxies : 0,
         .logs = daemon->seen.logs,
@@ -639,9 +659,12 @@ int main(int argc, char **argv)
     r = start(&daemon, &err);
     if (r == 0) {
         say_ready(&daemon);
+        if (service_notify("READY=1") < 0)
+            log_line("warning", "", "the service manager cannot be told that mayflyd is ready");
         while (sigwait(&signals, &number) == 0 && number == SIGHUP)
             daemon_log_reopen(the_log);
         log_line("info", "", "ending");
+        (void)service_notify("STOPPING=1");
     } else {
         log_line("error", "", err.text);
     }

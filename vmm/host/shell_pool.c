@@ -51,6 +51,7 @@ struct shape {
     char *image;                             /* owned */
     const struct cpu_template *cpu_template; /* NULL: the host's CPU */
     uint32_t memory_mib;
+    uint32_t cpu_mib;
     uint32_t vcpus;
     struct stocked *stock;  /* owned; the newest first */
     struct waiter *waiters; /* the oldest first */
@@ -154,10 +155,11 @@ static int use_shape(struct shell_pool *pool, const struct shell_shape *shape)
 {
     size_t i = 0;
 
-    while (i < pool->n_shapes && (pool->shapes[i].memory_mib != shape->memory_mib ||
-                                  pool->shapes[i].vcpus != shape->vcpus ||
-                                  pool->shapes[i].cpu_template != template_of(shape) ||
-                                  strcmp(pool->shapes[i].image, shape->image) != 0))
+    while (i < pool->n_shapes &&
+           (pool->shapes[i].memory_mib != shape->memory_mib ||
+            pool->shapes[i].cpu_mib != shape->cpu_mib || pool->shapes[i].vcpus != shape->vcpus ||
+            pool->shapes[i].cpu_template != template_of(shape) ||
+            strcmp(pool->shapes[i].image, shape->image) != 0))
         i++;
     if (i == pool->n_shapes) {
         char *image = strdup(shape->image);
@@ -172,6 +174,7 @@ static int use_shape(struct shell_pool *pool, const struct shell_shape *shape)
         pool->shapes[i] = (struct shape){.image = image,
                                          .cpu_template = template_of(shape),
                                          .memory_mib = shape->memory_mib,
+                                         .cpu_mib = shape->cpu_mib,
                                          .vcpus = shape->vcpus};
         pool->demand[i] = (struct shell_demand){0};
     }
@@ -275,6 +278,7 @@ static void step_make(struct shell_pool *pool, size_t i)
     const struct shell_shape shape = {.image = pool->shapes[i].image,
                                       .cpu_template = template ? template->name : NULL,
                                       .memory_mib = pool->shapes[i].memory_mib,
+                                      .cpu_mib = pool->shapes[i].cpu_mib,
                                       .vcpus = pool->shapes[i].vcpus};
     struct stocked *item = NULL;
     struct error err;
@@ -414,6 +418,14 @@ int shell_pool_take(struct shell_pool *pool, const struct shell_shape *shape,
     ret_shell->create_us = 0;
     free(item);
     return 0;
+}
+
+void shell_pool_expect(struct shell_pool *pool, const struct shell_shape *shape)
+{
+    pthread_mutex_lock(&pool->lock);
+    (void)use_shape(pool, shape); /* where there is no place, they are made when they are needed */
+    pthread_cond_broadcast(&pool->work);
+    pthread_mutex_unlock(&pool->lock);
 }
 
 /* It was in time for nothing: nobody may serve it any more. */

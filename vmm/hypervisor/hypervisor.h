@@ -30,8 +30,8 @@ enum vm_jail {
 };
 
 /*
- * What a VM has of the host's CPUs: memory_mib/1769 of one, as Lambda's 1 vCPU at 1,769 MB.
- * See README.md for what either costs.
+ * What a VM has of the host's CPUs once it is settled: cpu_mib/1769 of one, as Lambda's 1 vCPU
+ * at 1,769 MB. Before, it competes as a whole one. See README.md for what either costs.
  */
 enum vm_cpu {
     CPU_SHARE = 0, /* as a weight: where others want them, too. Idle CPUs are anybody's */
@@ -49,6 +49,7 @@ struct vm_config {
     bool seccomp_trap; /* for tests: the monitor names a forbidden system call before it ends */
     const char *cpu_template; /* common/cpu_template.h; NULL or "": the host's CPU */
     uint32_t memory_mib;
+    uint32_t cpu_mib; /* the function's memory, which its part of the CPUs is for; 0: memory_mib */
     uint32_t vcpus;
     size_t n_disks;
     struct vm_disk disks[VM_MAX_DISKS];
@@ -129,6 +130,9 @@ struct hypervisor_ops {
      * checked as anything that a monitor says.
      */
     int (*working_set)(struct vm *vm, int fd, struct error *err);
+    /* settle - the start is over, its events begin: from now on it has the part of the CPUs that
+     * goes with its memory. Costs two writes to the kernel; a failure costs only proportion. */
+    void (*settle)(struct vm *vm);
     /* status - asks a living VM, or says how a dead one ended; never blocks for over 5 s. */
     int (*status)(struct vm *vm, struct vm_status *ret_status, struct error *err);
     /* end_fd - readable once the VM has ended by itself: for poll(). Borrowed. */

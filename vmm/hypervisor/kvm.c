@@ -247,6 +247,7 @@ static int build(struct vm *vm, const struct vm_config *config, struct start_fds
     const struct jail_config jail = {.mode = config->jail,
                                      .name = name,
                                      .memory_mib = config->memory_mib,
+                                     .cpu_mib = config->cpu_mib,
                                      .vcpus = config->vcpus,
                                      .cpu = config->cpu,
                                      .seccomp_trap = config->seccomp_trap};
@@ -528,6 +529,11 @@ static int kvm_sweep(struct error *err)
     return r;
 }
 
+static void kvm_settle(struct vm *vm)
+{
+    jail_settle(vm->jail);
+}
+
 static int kvm_end_fd(struct vm *vm)
 {
     return monitor_client_fd(vm->client);
@@ -544,6 +550,7 @@ const struct hypervisor_ops hypervisor_kvm = {
     .snapshot = kvm_snapshot,
     .restore = kvm_restore,
     .working_set = kvm_working_set,
+    .settle = kvm_settle,
     .status = kvm_status,
     .end_fd = kvm_end_fd,
     .sweep = kvm_sweep,

@@ -388,9 +388,8 @@ void handle_log_events(struct api_turn *turn)
     const char *target = http_header_find(turn->request, "x-amz-target");
     json_t *object = NULL;
 
-    if (strcmp(turn->request->method, "POST") != 0 || !target ||
-        strncmp(target, target_prefix, sizeof(target_prefix) - 1) != 0) {
-        api_fail(turn, API_UNKNOWN_OPERATION, "there is no operation at this path");
+    if (!target || strncmp(target, target_prefix, sizeof(target_prefix) - 1) != 0) {
+        handle_sts(turn); /* which is at the same path */
         return;
     }
     if (api_authenticate(turn, "logs") < 0)
