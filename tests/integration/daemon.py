@@ -65,6 +65,7 @@ class Daemon:
 
     def start(self):
         self.process = subprocess.Popen([MAYFLYD, *self.arguments], stderr=subprocess.PIPE, text=True)
+        atexit.register(self.process.kill)  # of a case that failed: else it holds the suite's output
         self.lines = []
         for line in self.said():
             self.lines.append(line)
