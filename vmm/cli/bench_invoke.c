@@ -47,6 +47,7 @@ enum {
     SLICES = 3,    /* that dry invocations by wrk are measured in */
     CONNECTIONS = 16,
     DEPLOY_MS = 900000, /* the first time, an image is booted */
+    DEPLOY_TRIES = 5,
     LOOK_MS = 50,
     NAME_BYTES = 32,
 };
@@ -144,17 +145,33 @@ static int wait_active(struct bench *bench, const char *name, struct error *err)
     return r;
 }
 
+static int drop(struct bench *bench, const char *name, struct error *err)
+{
+    struct bench_answer answer;
+    char path[128];
+
+    snprintf(path, sizeof(path), FUNCTIONS "/%s", name);
+    return bench_client_call(bench->client, "DELETE", path, NULL, NULL, &answer, err);
+}
+
+/* On a host that is busy with other things an init phase may take too long: once more, then. */
 static int deploy(struct bench *bench, const char *name, struct error *err)
 {
     char base64[BENCH_ZIP_BYTES / 3 * 4 + 8];
     uint8_t zip[BENCH_ZIP_BYTES];
-    int len = bench_state_zip(zip, err);
+    int len = bench_state_zip(zip, err), r = len;
 
     if (len < 0)
         return len;
     sodium_bin2base64(base64, sizeof(base64), zip, (size_t)len, sodium_base64_VARIANT_ORIGINAL);
-    int r = create(bench, name, base64, err);
-    return r < 0 ? r : wait_active(bench, name, err);
+    for (unsigned tries = DEPLOY_TRIES; tries > 0; tries--) {
+        r = create(bench, name, base64, err);
+        if (r == 0)
+            r = wait_active(bench, name, err);
+        if (r == 0 || cli_interrupted() || tries == 1 || drop(bench, name, err) < 0)
+            break;
+    }
+    return r;
 }
 
 static int deploy_all(struct bench *bench, struct error *err)

@@ -340,6 +340,22 @@ uint64_t instance_tmp_bytes(uint32_t tmp_mib, uint32_t vm_memory_mib)
     return half < TMP_MAX_BYTES ? half : TMP_MAX_BYTES;
 }
 
+void instance_prefer(struct instance *instance)
+{
+    if (!instance->is_preferred && instance->vm)
+        instance->config.hypervisor->prefer(instance->vm);
+    instance->is_preferred = true;
+}
+
+enum { WAITED_MS = 1000 };
+
+/* Held ready, it is as good as warm: nobody waited for its restore. */
+static bool has_waited(const struct instance *instance)
+{
+    return instance->restored_ns > 0 &&
+           clock_now_ns() - instance->restored_ns > WAITED_MS * 1000000ull;
+}
+
 int instance_prepare(struct instance *instance, const struct instance_function *function,
                      struct agent_result *ret_result, struct error *err)
 {
@@ -368,6 +384,7 @@ int instance_prepare(struct instance *instance, const struct instance_function *
         return r;
     snprintf(arn, sizeof(arn), "arn:aws:lambda:local:000000000000:function:%s", function->name);
     snprintf(group, sizeof(group), "/aws/lambda/%s", function->name);
+    instance_prefer(instance);
     instance_tell(instance, STAGE_INIT);
     r = agent_client_init(instance->agent, &prepare, function->package, send_ms,
                           patience->init_ms + patience->grace_ms, ret_result, err);
@@ -398,8 +415,9 @@ int instance_invoke(struct instance *instance, const struct agent_event *event,
 
     if (r < 0)
         return r;
+    if (!instance->is_preferred && has_waited(instance))
+        instance_prefer(instance);
     instance_tell(instance, STAGE_INVOKE);
-    instance->config.hypervisor->settle(instance->vm);
     /* A guest that does not even read its event is not waited for any longer than a slow one. */
     told.rebirth = instance->is_reborn ? &rebirth : NULL;
     instance->is_reborn = false;
@@ -410,6 +428,7 @@ int instance_invoke(struct instance *instance, const struct agent_event *event,
         return enforce_timeout(instance, instance->timings.invoke_us, ret_result, err);
     if (r < 0)
         return instance_broken(instance, r, err);
+    instance_prefer(instance);
     r = instance_step(instance, event_of(ret_result->outcome, EVENT_ANSWERED), err);
     if (r < 0)
         agent_result_done(ret_result);

@@ -88,6 +88,7 @@ static int take_up(struct instance *instance, const struct instance_frozen *froz
     if (r < 0)
         return r;
     instance->is_reborn = true;
+    instance->restored_ns = clock_now_ns();
     return instance_step(instance,
                          frozen->has_function ? EVENT_RESTORED_IDLE : EVENT_RESTORED_READY, err);
 }

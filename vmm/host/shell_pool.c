@@ -25,6 +25,7 @@ enum {
     MAKERS_MIN = 2, /* one may be busy with a monitor that does not answer */
     MAKERS_MAX = 16,
     WATCHER_BATCH = 16,
+    REFILL_MS = 50,
     STOP_EVENT = 0,           /* the watcher's; shells have serials from 1 */
     SETTLED_NS = 10000000000, /* one that lived for so long was well made */
 };
@@ -397,6 +398,18 @@ static struct stocked *take_living(struct shell_pool *pool, size_t shape)
     return item;
 }
 
+/* Making another takes more of a CPU than the restore that this one is for, and whoever waits for
+ * that comes first. From the first that was taken on, so that a steady stream does not put it off
+ * for ever. */
+static void rest_a_little(struct shell_demand *demand)
+{
+    uint64_t now_ns = clock_now_ns();
+
+    if (demand->failures > 0 || demand->retry_at_ns <= now_ns)
+        demand->retry_at_ns = now_ns + REFILL_MS * UINT64_C(1000000);
+    demand->failures = 0;
+}
+
 int shell_pool_take(struct shell_pool *pool, const struct shell_shape *shape,
                     struct shell *ret_shell)
 {
@@ -405,8 +418,7 @@ int shell_pool_take(struct shell_pool *pool, const struct shell_shape *shape,
     struct stocked *item = i < 0 ? NULL : take_living(pool, (size_t)i);
     if (item) {
         pool->counts.taken++;
-        pool->demand[i].failures = 0;
-        pool->demand[i].retry_at_ns = 0;
+        rest_a_little(&pool->demand[i]);
     } else {
         pool->counts.missed++;
     }

@@ -30,8 +30,8 @@ enum vm_jail {
 };
 
 /*
- * What a VM has of the host's CPUs once it is settled: cpu_mib/1769 of one, as Lambda's 1 vCPU
- * at 1,769 MB. Before, it competes as a whole one. See README.md for what either costs.
+ * What a VM has of the host's CPUs once it has started (see prefer): cpu_mib/1769 of one, as
+ * Lambda's 1 vCPU at 1,769 MB. See README.md for what either costs.
  */
 enum vm_cpu {
     CPU_SHARE = 0, /* as a weight: where others want them, too. Idle CPUs are anybody's */
@@ -125,14 +125,18 @@ struct hypervisor_ops {
     int (*restore)(struct vm *shell, int memory_fd, int state_fd, int *ret_agent_fd,
                    struct vm_restore_times *ret_times, struct error *err);
     /*
+     * prefer - a shell, and what is restored into it, stands behind other VMs where CPUs are short,
+     * so that a burst of starts does not slow down what runs already. From here on it is one of
+     * those, with the part of the CPUs that goes with its memory. Costs one or two writes the
+     * first time; a failure costs only proportion.
+     */
+    void (*prefer)(struct vm *vm);
+    /*
      * working_set - which pages of RAM a restored VM has touched so far. @fd: a file whose offset
      * is at its start; a list as of snapshot/snapshot_extents.h is written there, and is to be
      * checked as anything that a monitor says.
      */
     int (*working_set)(struct vm *vm, int fd, struct error *err);
-    /* settle - the start is over, its events begin: from now on it has the part of the CPUs that
-     * goes with its memory. Costs two writes to the kernel; a failure costs only proportion. */
-    void (*settle)(struct vm *vm);
     /* status - asks a living VM, or says how a dead one ended; never blocks for over 5 s. */
     int (*status)(struct vm *vm, struct vm_status *ret_status, struct error *err);
     /* end_fd - readable once the VM has ended by itself: for poll(). Borrowed. */

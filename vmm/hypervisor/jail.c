@@ -32,12 +32,14 @@ enum {
     FILE_OVERHEAD_BYTES = 32 * MIB,
     /* A vCPU at that much memory: AWS Lambda's "Configure Lambda function memory". */
     MIB_PER_CPU = 1769,
-    WHOLE_CPU = 1000, /* in thousandths */
     PERIOD_US = 100000,
     /* A first result takes less where a guest's kernel is not emulated: a quota below it gets
      * longer periods, up to the kernel's longest, so that it is not cut short. */
     QUOTA_LEAST_US = 50000,
     PERIOD_MOST_US = 1000000,
+    /* Of its share, for one that stands behind. An eighth: beside a burst of starts a warm guest
+     * has most of a CPU, and a start still gets on where all CPUs are taken. */
+    BEHIND = 8,
     TRY_MEMORY_MIB = 128,
     TRY_WAIT_MS = 5000,
 };
@@ -46,7 +48,7 @@ struct jail {
     struct jail_plan plan;
     uint64_t memory_bytes;
     struct jail_config config; /* its texts are not ours to keep */
-    bool is_settled;
+    bool is_preferred;
     bool has_more_room;       /* the limit is above memory_bytes */
     struct cgroup_leaf *leaf; /* owned; may be NULL */
     int uid_lock;             /* owned; -1: no user of its own */
@@ -92,22 +94,21 @@ static void take_user_namespace(struct jail *jail)
 }
 
 /*
- * A share always: a whole CPU's while it starts, so that a restore does not wait for heavier
- * neighbours. The quota of CPU_SHARE is for a monitor that its guest has taken over: no more
- * CPUs than its vCPUs and its devices can use. With CPU_QUOTA it is the share itself; what was not
- * used in one period may be used in the next.
+ * A share always. The quota of CPU_SHARE is for a monitor that its guest has taken over: no more
+ * CPUs than its vCPUs and its devices can use. With CPU_QUOTA it is, once it has started, the share
+ * itself; what was not used in one period may be used in the next.
  */
-void jail_cpu_limits(const struct jail_config *config, bool is_settled,
+void jail_cpu_limits(const struct jail_config *config, bool is_preferred,
                      struct cgroup_limits *limits)
 {
     uint64_t mib = config->cpu_mib ? config->cpu_mib : config->memory_mib;
     uint64_t share = mib * 1000 / MIB_PER_CPU;
     uint64_t period_us = PERIOD_US, quota_us = (config->vcpus + 1) * period_us;
-    bool has_quota = is_settled && config->cpu == CPU_QUOTA;
+    bool has_quota = is_preferred && config->cpu == CPU_QUOTA;
 
     share = share > 0 ? share : 1;
-    if (!is_settled && share < WHOLE_CPU)
-        share = WHOLE_CPU;
+    if (!is_preferred && config->is_behind)
+        share = (share + BEHIND - 1) / BEHIND;
     if (has_quota) {
         if (share * period_us / 1000 < QUOTA_LEAST_US)
             period_us = QUOTA_LEAST_US * 1000 / share;
@@ -202,15 +203,15 @@ void jail_room_back(struct jail *jail)
         jail->has_more_room = false;
 }
 
-void jail_settle(struct jail *jail)
+void jail_prefer(struct jail *jail)
 {
     struct cgroup_limits limits;
 
-    if (jail->is_settled || !jail->leaf)
+    if (jail->is_preferred || !jail->leaf)
         return;
     jail_cpu_limits(&jail->config, true, &limits);
     cgroup_leaf_set_cpu(jail->leaf, &limits, jail->config.cpu == CPU_QUOTA);
-    jail->is_settled = true;
+    jail->is_preferred = true;
 }
 
 void jail_free(struct jail *jail)

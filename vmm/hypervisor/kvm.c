@@ -250,7 +250,8 @@ static int build(struct vm *vm, const struct vm_config *config, struct start_fds
                                      .cpu_mib = config->cpu_mib,
                                      .vcpus = config->vcpus,
                                      .cpu = config->cpu,
-                                     .seccomp_trap = config->seccomp_trap};
+                                     .seccomp_trap = config->seccomp_trap,
+                                     .is_behind = !config->kernel_path};
     r = jail_new(&jail, &vm->jail, err);
     if (r == 0)
         r = monitor_client_open(monitor, name, vm->jail, &vm->client, err);
@@ -366,6 +367,11 @@ static int kvm_freeze(struct vm *vm, uint64_t timeout_ms, struct error *err)
                              "image this release's ('make assets')?");
         poll(NULL, 0, FREEZE_POLL_MS);
     }
+}
+
+static void kvm_prefer(struct vm *vm)
+{
+    jail_prefer(vm->jail);
 }
 
 static int kvm_resume(struct vm *vm, struct error *err)
@@ -529,11 +535,6 @@ static int kvm_sweep(struct error *err)
     return r;
 }
 
-static void kvm_settle(struct vm *vm)
-{
-    jail_settle(vm->jail);
-}
-
 static int kvm_end_fd(struct vm *vm)
 {
     return monitor_client_fd(vm->client);
@@ -549,8 +550,8 @@ const struct hypervisor_ops hypervisor_kvm = {
     .freeze = kvm_freeze,
     .snapshot = kvm_snapshot,
     .restore = kvm_restore,
+    .prefer = kvm_prefer,
     .working_set = kvm_working_set,
-    .settle = kvm_settle,
     .status = kvm_status,
     .end_fd = kvm_end_fd,
     .sweep = kvm_sweep,
