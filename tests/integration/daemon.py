@@ -127,12 +127,12 @@ class Daemon:
                 "AWS_SHARED_CREDENTIALS_FILE": os.path.join(self.state, "credentials"),
                 "AWS_DEFAULT_REGION": "eu-central-1", **more}
 
-    def aws(self, *arguments, fails=None, **environment):
-        """One `aws lambda` command: its JSON. @fails: the exception that it must name."""
+    def aws(self, *arguments, fails=None, service="lambda", **environment):
+        """One `aws lambda` (or another @service's) command: its JSON. @fails: the exception that it must name."""
         if not os.access(AWS, os.X_OK):
             raise Skip("no awscli")
         done = subprocess.run(
-            [AWS, "--endpoint-url", self.endpoint, "--cli-read-timeout", "0", "lambda", *arguments],
+            [AWS, "--endpoint-url", self.endpoint, "--cli-read-timeout", "0", service, *arguments],
             env=self.environment(**environment), capture_output=True, text=True, check=False,
             timeout=PATIENCE_S, cwd=work)
         if fails:
