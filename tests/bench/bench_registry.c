@@ -345,7 +345,7 @@ static int work_off(struct bench *bench, struct event_queue *queue, struct error
     int r = 0;
 
     while (r == 0 && n > 0) {
-        r = event_queue_claim(queue, ARRAY_LEN(events), 60000, events, &n, NULL, err);
+        r = event_queue_claim(queue, ARRAY_LEN(events), 60000, NULL, events, &n, NULL, err);
         for (size_t i = 0; r == 0 && i < n; i++, done++) {
             r = event_queue_finish(queue, events[i], &result, NULL, err);
             event_free(events[i]);

@@ -1,8 +1,10 @@
 """mayflyd under test: a daemon with a state directory of its own, driven by the AWS CLI."""
 
 import atexit
+import glob
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -40,14 +42,17 @@ def make_zip(path, source=APP):
 
 
 class Daemon:
-    """mayflyd with a state directory of its own, which shares the images of the others."""
+    """mayflyd with a state directory of its own, which shares the images of the others.
 
-    def __init__(self, name, images=True, config=None):
+    @snapshots: those too, so that no runtime has to be booted again for it."""
+
+    def __init__(self, name, images=True, config=None, snapshots=False):
         self.state = os.path.join(work, name)
         os.makedirs(self.state, exist_ok=True)
-        if images and not os.path.exists(os.path.join(self.state, "images")):
-            os.symlink(os.path.abspath(os.path.join(STATE, "images")),
-                       os.path.join(self.state, "images"))
+        for part in ["images"] * images + ["snapshots"] * snapshots:
+            if not os.path.exists(os.path.join(self.state, part)):
+                os.symlink(os.path.abspath(os.path.join(STATE, part)),
+                           os.path.join(self.state, part))
         self.arguments = ["--state", self.state, "--listen", "127.0.0.1:0"]
         if config:
             path = os.path.join(self.state, "mayflyd.yaml")
@@ -72,6 +77,19 @@ class Daemon:
         self.process.send_signal(number)
         self.lines += self.process.stderr.readlines()
         return self.process.wait(timeout=120)
+
+    def monitors(self):
+        """Process ids of the monitors that it started, of shells too."""
+        found = set()
+        for path in glob.glob("/proc/[0-9]*/stat"):
+            try:
+                with open(path, encoding="ascii", errors="replace") as file:
+                    pid, name, _, parent = re.match(r"(\d+) \((.*)\) (\S) (\d+)", file.read()).groups()
+            except OSError:
+                continue
+            if int(parent) == self.process.pid and name == "mayfly-vmm":
+                found.add(int(pid))
+        return found
 
     def environment(self, **more):
         return {"PATH": "/usr/bin:/bin", "HOME": work, "AWS_PAGER": "", "AWS_MAX_ATTEMPTS": "1",

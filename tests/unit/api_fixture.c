@@ -17,6 +17,8 @@
 #include "host/api/sigv4_canonical.h"
 #include "images/image_sha256.h"
 
+enum { SIGNED_BYTES = 2048 };
+
 struct seen_invocation fixture_seen;
 int64_t fixture_api_now_s;
 const char fixture_key_id[] = "AKIDALICE", fixture_secret[] = "alice/secret+key";
@@ -292,27 +294,34 @@ static void hmac(uint8_t out[32], const void *key, size_t key_len, const char *t
     crypto_auth_hmacsha256_final(&state, out);
 }
 
-char *sign(const char *method, const char *path, const char *query, const char *host,
-           const char *body, const char *key_id, const char *secret, int64_t at_s)
+static char *sign_headers(const char *method, const char *path, const char *query, const char *host,
+                          const char *line, bool says_line, const char *key_id, const char *secret,
+                          int64_t at_s)
 {
     struct sigv4_claim claim = {.signed_headers = "host;x-amz-date"};
-    char when[17], day[9], prefixed[128], hash[65], text[256];
+    char when[17], day[9], prefixed[128], hash[65], text[256], more[128] = "";
     time_t s = (time_t)at_s;
     uint8_t digest[32];
-    char *canonical = NULL, *result = malloc(1024);
+    char *canonical = NULL, *result = malloc(SIGNED_BYTES);
     size_t len = 0;
     struct tm tm;
 
     assert_non_null(result);
+    if (says_line) {
+        strcpy(claim.signed_headers, "host;x-amz-content-sha256;x-amz-date");
+        snprintf(more, sizeof(more), "X-Amz-Content-Sha256: %s\r\n", line);
+    }
     gmtime_r(&s, &tm);
     strftime(when, sizeof(when), "%Y%m%dT%H%M%SZ", &tm);
     strftime(day, sizeof(day), "%Y%m%d", &tm);
-    struct http_header headers[] = {{"Host", host}, {"X-Amz-Date", when}};
-    struct http_request request = {
-        .method = method, .path = path, .query = query, .headers = headers, .n_headers = 2};
-    assert_int_equal(sha256_of(body, strlen(body), digest), 0);
-    sha256_hex(digest, hash);
-    assert_int_equal(sigv4_canonical(&request, &claim, hash, &canonical, &len, NULL), 0);
+    struct http_header headers[] = {
+        {"Host", host}, {"X-Amz-Date", when}, {"X-Amz-Content-Sha256", line}};
+    struct http_request request = {.method = method,
+                                   .path = path,
+                                   .query = query,
+                                   .headers = headers,
+                                   .n_headers = says_line ? 3 : 2};
+    assert_int_equal(sigv4_canonical(&request, &claim, line, &canonical, &len, NULL), 0);
     assert_int_equal(sha256_of(canonical, len, digest), 0);
     sha256_hex(digest, hash);
     free(canonical);
@@ -325,9 +334,26 @@ char *sign(const char *method, const char *path, const char *query, const char *
     hmac(digest, digest, 32, "aws4_request");
     hmac(digest, digest, 32, text);
     sha256_hex(digest, hash);
-    snprintf(result, 1024,
-             "Host: %s\r\nX-Amz-Date: %s\r\nAuthorization: AWS4-HMAC-SHA256 Credential=%s/%s/"
-             "eu-central-1/lambda/aws4_request, SignedHeaders=host;x-amz-date, Signature=%s\r\n",
-             host, when, key_id, day, hash);
+    snprintf(result, SIGNED_BYTES,
+             "Host: %s\r\nX-Amz-Date: %s\r\n%sAuthorization: AWS4-HMAC-SHA256 Credential=%s/%s/"
+             "eu-central-1/lambda/aws4_request, SignedHeaders=%s, Signature=%s\r\n",
+             host, when, more, key_id, day, claim.signed_headers, hash);
     return result;
+}
+
+char *sign(const char *method, const char *path, const char *query, const char *host,
+           const char *body, const char *key_id, const char *secret, int64_t at_s)
+{
+    uint8_t digest[32];
+    char hash[65];
+
+    assert_int_equal(sha256_of(body, strlen(body), digest), 0);
+    sha256_hex(digest, hash);
+    return sign_headers(method, path, query, host, hash, false, key_id, secret, at_s);
+}
+
+char *sign_payload(const char *method, const char *path, const char *said, const char *key_id,
+                   const char *secret, int64_t at_s)
+{
+    return sign_headers(method, path, "", "h", said, true, key_id, secret, at_s);
 }

@@ -75,4 +75,8 @@ char *create_body(const char *name, const char *more);
 char *sign(const char *method, const char *path, const char *query, const char *host,
            const char *body, const char *key_id, const char *secret, int64_t at_s);
 
+/* sign_payload - as sign(), with X-Amz-Content-Sha256: @said in place of a body's hash. */
+char *sign_payload(const char *method, const char *path, const char *said, const char *key_id,
+                   const char *secret, int64_t at_s);
+
 #endif

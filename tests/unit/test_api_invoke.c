@@ -119,7 +119,7 @@ static void test_dry_run_and_event(void **state)
                  "{}", 404, "ResourceNotFoundException", NULL);
     assert_int_equal(fixture_seen.count, 0);
     /* What was accepted is in the queue. */
-    assert_int_equal(event_queue_claim(fixture->queue, 8, 1000, events, &n, NULL, &err), 0);
+    assert_int_equal(event_queue_claim(fixture->queue, 8, 1000, NULL, events, &n, NULL, &err), 0);
     assert_int_equal(n, 2);
     bool found = false;
     for (size_t i = 0; i < n; i++) {

@@ -55,7 +55,9 @@ static const char whole[] = "listen: 127.0.0.1:9555\n"
                             "        secret: s/+=\n"
                             "  - name: other\n"
                             "    account: 123456789012\n"
-                            "limits: {connections: 100, instances: 50}\n"
+                            "limits: {connections: 100, instances: 50, cache_mib: 7}\n"
+                            "cpu: quota\n"
+                            "provisioned: {most_percent: 300, target_percent: 60}\n"
                             "log: {level: info, file: /var/log/mayfly.log}\n"
                             "otlp: {endpoint: \"http://127.0.0.1:4318\"}\n";
 
@@ -75,6 +77,10 @@ static void test_whole(void **state)
     assert_string_equal(config->tenants[0].keys[0].secret, "s/+=");
     assert_int_equal(config->tenants[1].n_keys, 0);
     assert_int_equal(config->limits->connections, 100);
+    assert_int_equal(config->limits->cache_mib, 7);
+    assert_true(config->cpu_quota);
+    assert_int_equal(config->provisioned->most_percent, 300);
+    assert_int_equal(config->provisioned->target_percent, 60);
     assert_string_equal(config->tls->key, "/k.pem");
     config_free(config);
     /* Keys that everybody may read. */
@@ -93,6 +99,8 @@ static void test_small(void **state)
     assert_null(config->listen);
     assert_false(config->unsigned_loopback);
     assert_null(config->limits);
+    assert_false(config->cpu_quota);
+    assert_null(config->provisioned);
     config_free(config);
 }
 
@@ -123,6 +131,11 @@ static void test_mistakes(void **state)
         {"log: {level: loud}\n", ":1: log.level: "},
         {"otlp: {endpoint: \"ftp://x\"}\n", ":1: otlp.endpoint: "},
         {"limits:\n  connections: 10000000\n", ":2: limits.connections: "},
+        {"region: x\ncpu: all\n", ":2: cpu: "},
+        {"provisioned:\n  most_percent: 50\n", ":2: provisioned.most_percent: 50 is less"},
+        {"provisioned: {target_percent: 101}\n", ":1: provisioned.target_percent: 101 is more"},
+        {"trusted_proxies: [127.0.0.1, 10.0.0.0/33]\n", ":1: trusted_proxies.1: "},
+        {"trusted_proxies: [proxy.example]\n", ":1: trusted_proxies.0: "},
     };
 
     (void)state;

@@ -86,7 +86,7 @@ static void child_work(struct event_queue *queue, int pipe_fd)
     struct error err = {0};
     size_t n = 0;
 
-    if (event_queue_claim(queue, BATCH, 600000, events, &n, NULL, &err) != 0)
+    if (event_queue_claim(queue, BATCH, 600000, NULL, events, &n, NULL, &err) != 0)
         _exit(4);
     /* All of them run at once, as with a worker each. */
     for (size_t i = 0; i < n; i++)

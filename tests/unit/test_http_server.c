@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -22,7 +23,16 @@
 #include "host/api/http_server.h"
 #include "http_client.h"
 
-enum { BODY_LIMIT = 1 << 20, STREAM_PARTS = 40, PART_BYTES = 100000, HALF_OPEN = 1000 };
+enum {
+    BODY_LIMIT = 1 << 20,
+    UPLOAD_LIMIT = 16 << 20,
+    FILE_BYTES = 5 << 20,
+    LARGE_ANSWER = 24 << 20,
+    STREAM_PARTS = 40,
+    LONG_STREAM = 400,
+    PART_BYTES = 100000,
+    HALF_OPEN = 1000
+};
 
 /* --- the service: /inline, /short and /long echo, /stream streams, /early refuses at the head ---
  */
@@ -30,13 +40,23 @@ enum { BODY_LIMIT = 1 << 20, STREAM_PARTS = 40, PART_BYTES = 100000, HALF_OPEN =
 static atomic_int n_handled;
 static atomic_int last_write;
 
-static size_t body_limit(void *opaque, const struct http_request *request,
-                         struct http_response *response)
+/* /mine: an unknown owner's, /yours: another's; the others are all of one known. */
+static void admit(void *opaque, const struct http_request *request,
+                  struct http_admission *ret_admission, struct http_response *response)
 {
+    bool is_mine = strcmp(request->path, "/mine") == 0;
+    bool is_yours = strcmp(request->path, "/yours") == 0;
+
     (void)opaque;
     if (strcmp(request->path, "/early") == 0)
         response->status = 403;
-    return BODY_LIMIT;
+    *ret_admission = (struct http_admission){
+        .body_limit = strcmp(request->path, "/upload") == 0 ? UPLOAD_LIMIT : BODY_LIMIT,
+        .owner = {.id = is_mine    ? 1
+                        : is_yours ? 2
+                                   : 3,
+                  .is_known = !is_mine && !is_yours},
+        .may_spool = strcmp(request->path, "/upload") == 0};
 }
 
 static enum http_lane lane(void *opaque, const struct http_request *request)
@@ -47,7 +67,7 @@ static enum http_lane lane(void *opaque, const struct http_request *request)
                                                   : HTTP_LONG;
 }
 
-static void stream(struct http_response *response, struct http_turn *turn)
+static void stream(struct http_response *response, struct http_turn *turn, int n_parts)
 {
     struct stream_pipe *pipe;
     char *part = malloc(PART_BYTES);
@@ -59,7 +79,7 @@ static void stream(struct http_response *response, struct http_turn *turn)
     response->stream = &stream_pipe_ops;
     response->stream_opaque = pipe;
     http_turn_begin(turn);
-    for (int i = 0; i < STREAM_PARTS && r == 0; i++) {
+    for (int i = 0; i < n_parts && r == 0; i++) {
         memset(part, 'a' + i % 26, PART_BYTES);
         r = stream_pipe_write(pipe, part, PART_BYTES);
     }
@@ -75,13 +95,27 @@ static void handle(void *opaque, const struct http_request *request, struct http
 
     (void)opaque;
     atomic_fetch_add(&n_handled, 1);
-    if (strcmp(request->path, "/stream") == 0) {
-        stream(response, turn);
+    if (strcmp(request->path, "/stream") == 0 || strcmp(request->path, "/stream/long") == 0) {
+        stream(response, turn, strcmp(request->path, "/stream") == 0 ? STREAM_PARTS : LONG_STREAM);
         return;
     }
     if (strcmp(request->path, "/slow") == 0)
         usleep(300000);
     response->status = 200;
+    if (strcmp(request->path, "/file") == 0) {
+        response->has_file = true;
+        response->file = memfd_create("code", MFD_CLOEXEC);
+        response->file_bytes = FILE_BYTES;
+        assert_int_equal(ftruncate(response->file, FILE_BYTES), 0);
+        assert_int_equal(pwrite(response->file, "end", 3, FILE_BYTES - 3), 3);
+        return;
+    }
+    if (strcmp(request->path, "/large") == 0) {
+        response->body_bytes = LARGE_ANSWER;
+        response->body = calloc(1, LARGE_ANSWER);
+        assert_non_null(response->body);
+        return;
+    }
     snprintf(about, sizeof(about), "%s %s %d", request->method, request->query, request->origin);
     http_response_header(response, "X-About", about);
     response->body = malloc(request->body_bytes + 1);
@@ -96,10 +130,16 @@ static void refuse(void *opaque, const struct http_request *request, enum http_r
 {
     (void)opaque;
     (void)request;
-    response->status = why == HTTP_OVERLOADED ? 503 : 413;
+    static const unsigned statuses[] = {[HTTP_BODY_TOO_LARGE] = 413,
+                                        [HTTP_HEAD_TOO_LARGE] = 431,
+                                        [HTTP_BAD_HEAD] = 400,
+                                        [HTTP_OVERLOADED] = 503,
+                                        [HTTP_DISK_FULL] = 507};
+
+    response->status = statuses[why];
 }
 
-static const struct http_service service = {body_limit, lane, handle, refuse};
+static const struct http_service service = {admit, lane, handle, refuse};
 
 static char socket_path[64];
 
@@ -415,6 +455,303 @@ static void test_bad_http(void **state)
     http_server_stop(server);
 }
 
+/* --- slow readers ---------------------------------------------------------------------------- */
+
+/* A client that asks for @target and takes nothing; its buffers hold little. */
+static int ask_and_sleep(struct http_server *server, const char *target)
+{
+    char head[128];
+    int fd = client_tcp(http_server_port(server));
+    int size = 4096;
+
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size));
+    int n = snprintf(head, sizeof(head), "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", target);
+    client_send(fd, head, (size_t)n);
+    return fd;
+}
+
+/* The time for an answer is a second and what its size is worth: a file's and a block's, too. */
+static void test_slow_readers(void **state)
+{
+    struct http_server *server = start((struct http_server_options){
+        .threads = 1, .response_timeout_s = 1, .response_bytes_per_ms = 10000});
+    struct http_answer answer;
+
+    (void)state;
+    atomic_store(&last_write, 0);
+    int stream = ask_and_sleep(server, "/stream/long");
+    /* The producer waits for the client, until that one's time is over. */
+    while (atomic_load(&last_write) != -EPIPE)
+        usleep(20000);
+    close(stream);
+    AUTO_FD fd = client_tcp(http_server_port(server));
+    ask(fd, "GET", "/file", "", 0, &answer);
+    assert_int_equal(answer.status, 200);
+    assert_int_equal(answer.body_len, FILE_BYTES);
+    assert_memory_equal(answer.body + FILE_BYTES - 3, "end", 3);
+    http_answer_done(&answer);
+    http_server_stop(server);
+}
+
+/* Answers that nobody takes are bounded, as bodies are; and one owner's leave room for another's.
+ */
+static void test_response_memory(void **state)
+{
+    struct http_server *server =
+        start((struct http_server_options){.threads = 1, .body_memory_bytes = 100 << 20});
+    AUTO_FD fd = client_tcp(http_server_port(server));
+    struct http_answer answer;
+    int fds[2];
+
+    (void)state;
+    for (int i = 0; i < 2; i++) { /* half of it: 50 of 100 MiB */
+        fds[i] = ask_and_sleep(server, "/large");
+        char first;
+        assert_int_equal(recv(fds[i], &first, 1, MSG_PEEK), 1);
+    }
+    ask(fd, "GET", "/large", "", 0, &answer);
+    assert_int_equal(answer.status, 503);
+    http_answer_done(&answer);
+    ask(fd, "POST", "/yours", "other", 5, &answer);
+    assert_int_equal(answer.status, 200);
+    http_answer_done(&answer);
+    for (int i = 0; i < 2; i++)
+        close(fds[i]);
+    do { /* given back, as soon as the server noticed */
+        ask(fd, "GET", "/large", "", 0, &answer);
+        int status = answer.status;
+        http_answer_done(&answer);
+        if (status == 200)
+            break;
+        usleep(10000);
+    } while (true);
+    http_server_stop(server);
+}
+
+/* --- uploads --------------------------------------------------------------------------------- */
+
+static void test_owners_share(void **state)
+{
+    struct http_server *server =
+        start((struct http_server_options){.threads = 1, .body_memory_bytes = 400 << 10});
+    AUTO_FREE char *body = calloc(1, BODY_LIMIT);
+    AUTO_FD mine = client_tcp(http_server_port(server)),
+            second = client_tcp(http_server_port(server)),
+            yours = client_tcp(http_server_port(server));
+    static const char head[] = "POST /mine HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n";
+    struct http_answer answer;
+
+    (void)state;
+    client_send(mine, head, sizeof(head) - 1); /* 90 of the 100 KiB that an unknown one may have */
+    client_send(mine, body, 89999);
+    ask(yours, "POST", "/yours", body, 10, &answer); /* so that it was read by now */
+    http_answer_done(&answer);
+    do {
+        ask(second, "POST", "/mine", body, 60000, &answer);
+        int status = answer.status;
+        http_answer_done(&answer);
+        if (status == 503)
+            break;
+    } while (true);
+    ask(yours, "POST", "/yours", body, 60000, &answer);
+    assert_int_equal(answer.status, 200);
+    http_answer_done(&answer);
+    ask(yours, "POST", "/short", body, 150000, &answer); /* a known one: half */
+    assert_int_equal(answer.status, 200);
+    http_answer_done(&answer);
+    client_send(mine, body, 1);
+    client_read(mine, &answer);
+    assert_int_equal(answer.status, 200);
+    http_answer_done(&answer);
+    http_server_stop(server);
+}
+
+static void test_spooled(void **state)
+{
+    char directory[] = "/tmp/mayfly-test-spool-XXXXXX";
+    AUTO_FREE char *body = malloc(UPLOAD_LIMIT + 1);
+    struct http_answer answer;
+
+    (void)state;
+    assert_non_null(mkdtemp(directory));
+    assert_non_null(body);
+    for (size_t i = 0; i <= UPLOAD_LIMIT; i++)
+        body[i] = (char)(i * 7 + i / 4096);
+    struct http_server *server =
+        start((struct http_server_options){.threads = 1,
+                                           .body_memory_bytes = 8 << 20, /* too little in memory */
+                                           .spool_directory = directory,
+                                           .spool_bytes = 64 << 20});
+    AUTO_FD fd = client_tcp(http_server_port(server));
+    static const size_t sizes[] = {1, 1 << 20, (1 << 20) + 1, 3 << 20};
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        ask(fd, "POST", "/upload", body, sizes[i], &answer);
+        assert_int_equal(answer.status, 200);
+        assert_int_equal(answer.body_len, sizes[i]);
+        assert_memory_equal(answer.body, body, sizes[i]);
+        http_answer_done(&answer);
+    }
+    /* Without its length. */
+    static const char head[] =
+        "POST /upload HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n200000\r\n";
+    client_send(fd, head, sizeof(head) - 1);
+    client_send(fd, body, 2 << 20);
+    client_send(fd, "\r\n0\r\n\r\n", 7);
+    client_read(fd, &answer);
+    assert_int_equal(answer.status, 200);
+    assert_int_equal(answer.body_len, 2 << 20);
+    assert_memory_equal(answer.body, body, 2 << 20);
+    http_answer_done(&answer);
+    ask(fd, "POST", "/upload", body, UPLOAD_LIMIT + 1, &answer);
+    assert_int_equal(answer.status, 413);
+    http_answer_done(&answer);
+    http_server_stop(server);
+    assert_int_equal(rmdir(directory), 0); /* nothing was left in it */
+    /* And where nothing can be written. */
+    server = start((struct http_server_options){.threads = 1, .spool_directory = directory});
+    AUTO_FD late = client_tcp(http_server_port(server));
+    ask(late, "POST", "/upload", body, 3 << 20, &answer);
+    assert_int_equal(answer.status, 503);
+    http_answer_done(&answer);
+    http_server_stop(server);
+}
+
+/* Who would be refused need not send: the answer comes instead of "100 Continue". */
+static void test_expect(void **state)
+{
+    static const char refused[] = "POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n"
+                                  "Expect: 100-continue\r\n\r\n";
+    static const char large[] = "POST /short HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n"
+                                "Expect: 100-continue\r\n\r\n";
+    static const char good[] = "POST /short HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
+                               "Expect: 100-Continue\r\n\r\n";
+    struct http_server *server = start((struct http_server_options){.threads = 1});
+    struct http_answer answer;
+    char go_on[64];
+
+    (void)state;
+    AUTO_FD first = client_tcp(http_server_port(server));
+    client_send(first, refused, sizeof(refused) - 1);
+    client_read(first, &answer);
+    assert_int_equal(answer.status, 403);
+    http_answer_done(&answer);
+    AUTO_FD second = client_tcp(http_server_port(server));
+    client_send(second, large, sizeof(large) - 1);
+    client_read(second, &answer);
+    assert_int_equal(answer.status, 413);
+    http_answer_done(&answer);
+    AUTO_FD third = client_tcp(http_server_port(server));
+    client_send(third, good, sizeof(good) - 1);
+    ssize_t n = recv(third, go_on, sizeof(go_on), 0);
+    assert_true(n > 12);
+    assert_memory_equal(go_on, "HTTP/1.1 100", 12);
+    client_send(third, "hello", 5);
+    client_read(third, &answer);
+    assert_int_equal(answer.status, 200);
+    assert_int_equal(answer.body_len, 5);
+    http_answer_done(&answer);
+    http_server_stop(server);
+}
+
+/* --- what two readers would take for different requests ---------------------------------------
+ */
+
+static void test_smuggling(void **state)
+{
+    static const char *const texts[] = {
+        "POST /short HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+        "0\r\n\r\n",
+        "POST /short HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n"
+        "0\r\n\r\n",
+        "POST /short HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+        "POST /short HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+        "POST /short HTTP/1.1\r\nHost: x\r\nContent-Length: +5\r\n\r\nhello",
+        "POST /short HTTP/1.1\r\nHost: x\r\nContent-Length: 5, 5\r\n\r\nhello",
+        "POST /short HTTP/1.1\r\nHost: x\r\nContent-Length: 0x5\r\n\r\nhello",
+        "POST /short HTTP/1.1\r\nHost: x\r\nContent-Length:\r\n\r\nhello",
+        "POST /short HTTP/1.1\r\nHost: x\r\nContent-Length : 5\r\n\r\nhello",
+        "POST /short HTTP/1.1\r\nHost: x\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        "POST /short HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: identity\r\n\r\nhello",
+        "POST /short HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "POST /short HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        "POST /short HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+        "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "GET /inline HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+        "GET /inline HTTP/1.1\r\n\r\n",
+        "GET /inline HTTP/1.1\r\nHost: x\r\nX Y: z\r\n\r\n",
+        "GET http://other/inline HTTP/1.1\r\nHost: x\r\n\r\n",
+    };
+    struct http_server *server = start((struct http_server_options){.threads = 1});
+    int handled = atomic_load(&n_handled);
+    struct http_answer answer;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+        int fd = client_tcp(http_server_port(server));
+        static const char more[] = "GET /inline HTTP/1.1\r\nHost: x\r\n\r\n";
+
+        client_send(fd, texts[i], strlen(texts[i]));
+        (void)client_try_send(fd, more, sizeof(more) - 1); /* would be the smuggled one */
+        client_read(fd, &answer);
+        if (answer.status != 400 && answer.status != 0)
+            fail_msg("%s: %d", texts[i], answer.status);
+        http_answer_done(&answer);
+        client_read(fd, &answer);
+        assert_int_equal(answer.status, 0); /* and that is the end of the connection */
+        http_answer_done(&answer);
+        close(fd);
+    }
+    assert_int_equal(atomic_load(&n_handled), handled);
+    http_server_stop(server);
+}
+
+/* Requests one after the other in one go, answered in their order; a target in absolute form. */
+static void test_pipelined(void **state)
+{
+    static const char two[] = "POST /short?1 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab"
+                              "GET http://X/inline?2 HTTP/1.1\r\nHost: x\r\n\r\n"
+                              "GET http://x?3 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    struct http_server *server = start((struct http_server_options){.threads = 1});
+    AUTO_FD fd = client_tcp(http_server_port(server));
+    char text[4096];
+    size_t len = 0;
+    ssize_t n;
+
+    (void)state;
+    client_send(fd, two, sizeof(two) - 1);
+    while ((n = recv(fd, text + len, sizeof(text) - 1 - len, 0)) > 0)
+        len += (size_t)n;
+    text[len] = '\0';
+    const char *first = strstr(text, "POST 1 "), *second = strstr(text, "GET 2 "),
+               *third = strstr(text, "GET 3 ");
+    assert_true(first && second && third && first < second && second < third);
+    http_server_stop(server);
+}
+
+static void test_many_headers(void **state)
+{
+    struct http_server *server = start((struct http_server_options){.threads = 1});
+    AUTO_FREE char *head = malloc(1 << 20);
+    struct http_answer answer;
+
+    (void)state;
+    assert_non_null(head);
+    for (int count = 90; count <= 5000; count = count * 3 / 2) {
+        AUTO_FD fd = client_tcp(http_server_port(server));
+        int n = sprintf(head, "GET /inline HTTP/1.1\r\nHost: x\r\n");
+
+        for (int i = 0; i < count; i++)
+            n += sprintf(head + n, "A%d: b\r\n", i);
+        n += sprintf(head + n, "\r\n");
+        (void)client_try_send(fd, head, (size_t)n);
+        client_read(fd, &answer);
+        assert_true(answer.status == (count < HTTP_MAX_HEADERS ? 200 : 431) ||
+                    (count > 1000 && (answer.status == 0 || answer.status == 413)));
+        http_answer_done(&answer);
+    }
+    http_server_stop(server);
+}
+
 static void test_addresses(void **state)
 {
     static const char *const bad[] = {
@@ -456,6 +793,10 @@ int main(void)
         cmocka_unit_test(test_stream),         cmocka_unit_test(test_stream_abandoned),
         cmocka_unit_test(test_gone_meanwhile), cmocka_unit_test(test_stop_answers),
         cmocka_unit_test(test_bad_http),       cmocka_unit_test(test_addresses),
+        cmocka_unit_test(test_slow_readers),   cmocka_unit_test(test_response_memory),
+        cmocka_unit_test(test_owners_share),   cmocka_unit_test(test_spooled),
+        cmocka_unit_test(test_expect),         cmocka_unit_test(test_smuggling),
+        cmocka_unit_test(test_pipelined),      cmocka_unit_test(test_many_headers),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -663,6 +663,94 @@ static void test_built(void **state)
     end(pool);
 }
 
+static void build_one(struct instance_pool *pool, const struct function_version *version)
+{
+    struct pool_lease lease;
+    struct error err;
+
+    if (instance_pool_build(pool, version, NULL, NULL, &lease, &err) < 0)
+        fail_msg("%s", err.text);
+    assert_int_equal(lease.verdict, POOL_READY);
+}
+
+/* A thousand deploys in a row do not fill the host with instances that nobody asked for. */
+static void test_unused_builds(void **state)
+{
+    struct instance_pool_config config = config_of(60000, POOL_UNUSED_MAX + 2);
+    struct function_version used = version_of("t", "used", 1), version;
+    struct instance_pool *pool = pool_of(&config);
+
+    (void)state;
+    struct pool_lease lease = acquire(pool, &used);
+    release(pool, &lease, true);
+    for (uint64_t i = 0; i < 1000; i++) {
+        version = version_of("t", "f", 100 + i);
+        build_one(pool, &version);
+        assert_true(counts_of(pool).idle <= POOL_UNUSED_MAX + 1);
+    }
+    /* The last ones serve their first event at once; what had served others is still there. */
+    lease = acquire(pool, &version);
+    assert_int_equal(lease.start, START_WARM);
+    release(pool, &lease, true);
+    lease = acquire(pool, &used);
+    assert_int_equal(lease.start, START_WARM);
+    release(pool, &lease, true);
+    /* Who needs room takes it from the unused first, the oldest of them: the next build fills the
+     * last place, the one after it takes one. */
+    AWAIT(source.live == POOL_UNUSED_MAX + 1);
+    struct function_version others[] = {version_of("t", "g", 1), version_of("t", "h", 1)};
+    for (int i = 0; i < 2; i++) {
+        lease = acquire(pool, &others[i]);
+        release(pool, &lease, true);
+    }
+    lease = acquire(pool, &used);
+    assert_int_equal(lease.start, START_WARM);
+    release(pool, &lease, true);
+    version = version_of("t", "f", 100 + 1000 - POOL_UNUSED_MAX); /* the oldest that was left */
+    lease = acquire(pool, &version);
+    assert_int_equal(lease.start, START_RESTORED);
+    release(pool, &lease, true);
+    end(pool);
+}
+
+/* An update: the old build serves until the new one does; then its instances end. */
+static void test_builds_take_over(void **state)
+{
+    struct instance_pool_config config = config_of(60000, 10);
+    struct function_version old = version_of("t", "f", 1), new = version_of("t", "f", 2);
+    struct function_version other = version_of("t", "g", 1);
+    struct instance_pool *pool = pool_of(&config);
+
+    (void)state;
+    struct pool_lease busy = acquire(pool, &old), idle = acquire(pool, &old);
+    release(pool, &idle, true);
+    idle = acquire(pool, &other);
+    release(pool, &idle, true);
+    build_one(pool, &new);
+    idle = acquire(pool, &old);
+    assert_int_equal(idle.start, START_WARM);
+    release(pool, &idle, true);
+    instance_pool_keep_build(pool, &new);
+    AWAIT(source.live == 3); /* the busy one goes on */
+    idle = acquire(pool, &new);
+    assert_int_equal(idle.start, START_WARM);
+    release(pool, &idle, true);
+    release(pool, &busy, true);
+    AWAIT(source.live == 2);
+    /* Somebody came late: what was started for the old build goes as soon as that is known. */
+    idle = acquire(pool, &old);
+    release(pool, &idle, true);
+    instance_pool_drop_build(pool, &old);
+    AWAIT(source.live == 2);
+    idle = acquire(pool, &new);
+    assert_int_equal(idle.start, START_WARM);
+    release(pool, &idle, true);
+    idle = acquire(pool, &other);
+    assert_int_equal(idle.start, START_WARM);
+    release(pool, &idle, true);
+    end(pool);
+}
+
 static void test_few_versions_are_kept(void **state)
 {
     struct instance_pool_config config = config_of(60000, 20);
@@ -752,6 +840,8 @@ int main(void)
         TEST(test_provisioned),
         TEST(test_provision_fails),
         TEST(test_built),
+        TEST(test_unused_builds),
+        TEST(test_builds_take_over),
         TEST(test_few_versions_are_kept),
         TEST(test_shutdown),
         TEST(test_patience_ends),

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -126,7 +127,11 @@ static void planted_user_files_are_refused(void **state)
 /* --- control groups ----------------------------------------------------------------------------
  */
 
-static const struct cgroup_limits limits = {.memory_bytes = 256 << 20, .cpus = 2, .tasks = 9};
+static const struct cgroup_limits limits = {.memory_bytes = 256 << 20,
+                                            .cpu_share = 72,
+                                            .cpu_quota_us = 200000,
+                                            .cpu_period_us = 100000,
+                                            .tasks = 9};
 
 /* A mountinfo that says @options are mounted at @scratch. */
 static char *fake_mountinfo(const struct scratch *scratch, const char *options)
@@ -251,6 +256,149 @@ static void real_leaf(void **state)
     cgroup_leaf_free(leaf);
 }
 
+/* A leaf that nobody has locked, with a process in it: both go, a locked one stays. */
+static void what_a_killed_host_left_is_swept(void **state)
+{
+    struct cgroup_leaf *leaf = NULL, *kept = NULL;
+    char name[40], kept_name[40], missing[300], path[300];
+    int fds[CGROUP_MAX_HIERARCHIES], ready[2], status;
+    unsigned left = 99;
+    struct error err;
+    struct stat st;
+    (void)state;
+
+    snprintf(name, sizeof(name), "test-orphan-%d", (int)getpid());
+    snprintf(kept_name, sizeof(kept_name), "test-kept-%d", (int)getpid());
+    assert_int_equal(cgroup_leaf_new("/proc/self/mountinfo", kept_name, &limits, &kept, missing,
+                                     sizeof(missing), NULL),
+                     0);
+    if (missing[0]) {
+        cgroup_leaf_free(kept);
+        print_message("control groups here: %s\n", missing);
+        skip();
+    }
+    assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
+    pid_t host = fork(); /* makes a leaf, puts a process in it, and is gone */
+    if (host == 0) {
+        if (cgroup_leaf_new("/proc/self/mountinfo", name, &limits, &leaf, missing, sizeof(missing),
+                            NULL) < 0)
+            _exit(1);
+        size_t n = cgroup_leaf_procs(leaf, fds);
+        pid_t monitor = fork();
+        if (monitor == 0) {
+            for (size_t i = 0; i < n; i++)
+                if (write(fds[i], "0", 1) != 1)
+                    _exit(1);
+            AUTO_FD end = ready[1];
+            close_range(3, (unsigned)end - 1, 0);
+            close_range((unsigned)end + 1, ~0u, 0);
+            if (write(end, &(pid_t){getpid()}, sizeof(pid_t)) < 0)
+                _exit(1);
+            for (;;)
+                pause();
+        }
+        _exit(0);
+    }
+    close(ready[1]);
+    pid_t monitor = 0;
+    assert_int_equal(waitpid(host, &status, 0), host);
+    assert_int_equal(status, 0);
+    assert_int_equal(fd_read_all(ready[0], &monitor, sizeof(monitor)), 0);
+    assert_int_equal(cgroup_sweep("/proc/self/mountinfo", &left, &err), 0);
+    assert_int_equal(left, 0);
+    /* Its pipe's end is the process's end. */
+    assert_int_equal(fd_read_all(ready[0], &status, 1), -ECONNRESET);
+    close(ready[0]);
+    int seen = 0;
+    for (int i = 0; i < 3; i++) {
+        static const char *const places[] = {"cpu/", "memory/", ""};
+
+        snprintf(path, sizeof(path), "/sys/fs/cgroup/%smayfly/%s", places[i], name);
+        assert_int_not_equal(stat(path, &st), 0);
+        snprintf(path, sizeof(path), "/sys/fs/cgroup/%smayfly/%s", places[i], kept_name);
+        seen += stat(path, &st) == 0;
+    }
+    assert_in_range(seen, 1, 3);
+    cgroup_leaf_free(kept);
+}
+
+/* What a VM may have of the CPUs is its memory's part; a restore is never cut short by it. */
+static void cpu_in_proportion_to_memory(void **state)
+{
+    static const struct {
+        uint32_t memory_mib, vcpus;
+        enum vm_cpu cpu;
+        uint32_t share, quota_us, period_us;
+    } cases[] = {
+        {128, 1, CPU_SHARE, 72, 200000, 100000},     {128, 1, CPU_QUOTA, 72, 49999, 694444},
+        {1769, 1, CPU_SHARE, 1000, 200000, 100000},  {1769, 1, CPU_QUOTA, 1000, 100000, 100000},
+        {1024, 1, CPU_QUOTA, 578, 57800, 100000},    {10240, 6, CPU_QUOTA, 5788, 578800, 100000},
+        {10240, 6, CPU_SHARE, 5788, 700000, 100000}, {16, 1, CPU_QUOTA, 9, 9000, 1000000},
+        {1, 1, CPU_QUOTA, 1, 1000, 1000000},
+    };
+    (void)state;
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        const struct jail_config config = {
+            .memory_mib = cases[i].memory_mib, .vcpus = cases[i].vcpus, .cpu = cases[i].cpu};
+        struct cgroup_limits got = {0};
+
+        jail_cpu_limits(&config, &got);
+        assert_int_equal(got.cpu_share, cases[i].share);
+        assert_int_equal(got.cpu_quota_us, cases[i].quota_us);
+        assert_int_equal(got.cpu_period_us, cases[i].period_us);
+        assert_int_equal(got.cpu_burst_us, config.cpu == CPU_QUOTA ? cases[i].quota_us : 0);
+    }
+}
+
+/* The limit that a snapshot raises comes down again; not below what is in use. */
+static void memory_limit_comes_back(void **state)
+{
+    struct cgroup_leaf *leaf = NULL;
+    char name[32], missing[300];
+    struct error err;
+    (void)state;
+
+    snprintf(name, sizeof(name), "test-memory-%d", (int)getpid());
+    assert_int_equal(cgroup_leaf_new("/proc/self/mountinfo", name, &limits, &leaf, missing,
+                                     sizeof(missing), NULL),
+                     0);
+    if (missing[0]) {
+        cgroup_leaf_free(leaf);
+        print_message("control groups here: %s\n", missing);
+        skip();
+    }
+    int fds[CGROUP_MAX_HIERARCHIES], pipes[2], status;
+    size_t n = cgroup_leaf_procs(leaf, fds);
+    assert_int_equal(pipe2(pipes, O_CLOEXEC), 0);
+    assert_int_equal(cgroup_leaf_set_memory(leaf, UINT64_C(512) << 20, &err), 0);
+    pid_t child = fork();
+    if (child == 0) { /* 64 MiB that cannot be reclaimed, until the pipe ends */
+        char *memory = malloc(64 << 20), byte;
+
+        for (size_t i = 0; i < n; i++)
+            if (write(fds[i], "0", 1) != 1)
+                _exit(1);
+        if (!memory)
+            _exit(1);
+        memset(memory, 1, 64 << 20);
+        close(pipes[1]);
+        _exit(kill(getppid(), SIGUSR1) < 0 || read(pipes[0], &byte, 1) != 0);
+    }
+    sigset_t wanted;
+    int number;
+    sigemptyset(&wanted);
+    sigaddset(&wanted, SIGUSR1);
+    assert_int_equal(sigwait(&wanted, &number), 0);
+    assert_int_equal(cgroup_leaf_set_memory(leaf, UINT64_C(16) << 20, &err), -EBUSY);
+    assert_int_equal(cgroup_leaf_set_memory(leaf, UINT64_C(256) << 20, &err), 0);
+    close(pipes[1]);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0); /* it was not killed for it */
+    assert_int_equal(cgroup_leaf_set_memory(leaf, UINT64_C(16) << 20, &err), 0);
+    cgroup_leaf_free(leaf);
+}
+
 static void no_jail_asks_for_nothing(void **state)
 {
     const struct jail_config config = {
@@ -268,12 +416,20 @@ static void no_jail_asks_for_nothing(void **state)
 
 int main(void)
 {
+    sigset_t signals; /* of memory_limit_comes_back(): waited for */
+
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGUSR1);
+    sigprocmask(SIG_BLOCK, &signals, NULL);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(users_are_distinct),
         cmocka_unit_test(planted_user_files_are_refused),
         cmocka_unit_test(planted_leaves_are_refused),
         cmocka_unit_test(missing_controllers_are_said),
         cmocka_unit_test(real_leaf),
+        cmocka_unit_test(what_a_killed_host_left_is_swept),
+        cmocka_unit_test(cpu_in_proportion_to_memory),
+        cmocka_unit_test(memory_limit_comes_back),
         cmocka_unit_test(no_jail_asks_for_nothing),
     };
 

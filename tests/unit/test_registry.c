@@ -388,17 +388,18 @@ static void test_failed_builds(void **state)
     struct code_staged *code = fixture_stage(f, "x");
     struct function *function = NULL;
     struct error err = {0};
-    uint64_t pending[4];
-    size_t n;
+    const struct build_failure no_module = {"FunctionError", "no\x1bmodule\n"};
+    const struct build_failure broken = {"InternalError", "broken"};
+    struct pending_build pending = {.build_id = 0};
+    bool waits = false;
 
     fixture_expect(registry_create_function(f->registry, &key, &fixture_settings, code, NULL, 0,
                                             &function, &err),
                    0, &err, "");
-    fixture_expect(registry_list_pending(f->registry, pending, 4, &n, &err), 0, &err, "");
-    assert_int_equal(n, 1);
-    assert_int_equal(pending[0], function->build_id);
-    fixture_expect(registry_finish_build(f->registry, function->build_id, "no\x1bmodule\n", &err),
-                   0, &err, "");
+    assert_int_equal(registry_next_pending(f->registry, 0, NULL, 0, &pending, &waits, &err), 1);
+    assert_int_equal(pending.build_id, function->build_id);
+    fixture_expect(registry_finish_build(f->registry, function->build_id, &no_module, &err), 0,
+                   &err, "");
     function_free(function);
     function = fixture_find(f, "f", NULL);
     assert_int_equal(function->state, FUNCTION_FAILED);
@@ -416,16 +417,17 @@ static void test_failed_builds(void **state)
     struct function_settings settings = {.members = SETS_MEMORY, .memory_mib = 256};
     fixture_expect(registry_update_settings(f->registry, &key, &settings, NULL, &function, &err), 0,
                    &err, "");
-    fixture_expect(registry_finish_build(f->registry, function->build_id, "broken", &err), 0, &err,
+    fixture_expect(registry_finish_build(f->registry, function->build_id, &broken, &err), 0, &err,
                    "");
     function_free(function);
     function = fixture_find(f, "f", NULL);
     assert_int_equal(function->state, FUNCTION_ACTIVE);
     assert_int_equal(function->update_status, UPDATE_FAILED);
     assert_string_equal(function->reason, "broken");
+    assert_string_equal(function->reason_code, "InternalError");
     function_free(function);
-    fixture_expect(registry_list_pending(f->registry, pending, 4, &n, &err), 0, &err, "");
-    assert_int_equal(n, 0);
+    assert_int_equal(registry_next_pending(f->registry, 0, NULL, 0, &pending, &waits, &err), 0);
+    assert_false(waits);
     code_staged_free(code);
 }
 

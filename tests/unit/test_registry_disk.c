@@ -294,8 +294,10 @@ static void test_databases_that_are_not_ours(void **state)
 {
     struct registry_fixture *f = *state;
     struct error err = {0};
-    char path[128];
+    char path[128], right_version[64];
 
+    snprintf(right_version, sizeof(right_version), "PRAGMA user_version = %d",
+             (int)fixture_number(f, "PRAGMA user_version"));
     fixture_close_registry(f);
     snprintf(path, sizeof(path), "%s/new", f->state);
     assert_int_equal(mkdir(path, 0700), 0);
@@ -309,8 +311,36 @@ static void test_databases_that_are_not_ours(void **state)
         assert_int_equal(write(fd, "noise noise noise\n", 18), 18);
     close(fd);
     fixture_expect(open_state(path, &err), EBADMSG, &err, "database");
-    sql(f, "mayfly.db", "PRAGMA user_version = 1");
+    sql(f, "mayfly.db", right_version);
     fixture_open_again(f);
+}
+
+/* As release 1 left it: brought up to date, with what is in it. */
+static void test_older_database(void **state)
+{
+    struct registry_fixture *f = *state;
+
+    fixture_create(f, "f", "x");
+    fixture_close_registry(f);
+    sql(f, "mayfly.db",
+        "DROP INDEX versions_unbuilt; DROP TRIGGER versions_in; DROP TRIGGER versions_out;"
+        "DROP TRIGGER versions_aside; ALTER TABLE versions DROP COLUMN reason_code;"
+        "ALTER TABLE versions DROP COLUMN build_tries;"
+        "ALTER TABLE versions DROP COLUMN build_due_ms;"
+        "CREATE INDEX versions_unbuilt ON versions (build_id) WHERE state = 0 OR update_status = 1;"
+        "CREATE TRIGGER versions_in AFTER INSERT ON versions BEGIN SELECT 1; END;"
+        "CREATE TRIGGER versions_out AFTER DELETE ON versions BEGIN SELECT 1; END;"
+        "PRAGMA user_version = 1");
+    fixture_open_again(f);
+    struct function *function = fixture_find(f, "f", NULL);
+    assert_int_equal(function->state, FUNCTION_ACTIVE);
+    assert_string_equal(function->reason_code, "");
+    function_free(function);
+    fixture_change(f, "f", "y");
+    assert_int_equal(fixture_publish(f, "f"), 1);
+    assert_int_equal(fixture_number(f, "PRAGMA user_version"), 2);
+    assert_int_equal(fixture_number(f, "SELECT count(*) FROM versions"), 2);
+    assert_int_equal(fixture_number(f, "SELECT count(*) FROM code WHERE uses = 0"), 1);
 }
 
 static void test_damaged_rows(void **state)
@@ -328,6 +358,25 @@ static void test_damaged_rows(void **state)
     sql(f, "mayfly.db", "UPDATE versions SET environment = x'41004200', number = 0");
     fixture_expect(registry_find(f->registry, &key, -1, &function, &err), 0, &err, "");
     function_free(function);
+}
+
+/* Another process looks into the database and goes: what is written afterwards is on disk, too. */
+static void test_other_process_looks(void **state)
+{
+    struct registry_fixture *f = *state;
+    char command[256];
+
+    fixture_create(f, "before", "x");
+    snprintf(command, sizeof(command),
+             "python3 -c \"import sqlite3; c = sqlite3.connect('%s');"
+             " c.execute('select count(*) from functions').fetchone(); c.close()\"",
+             fixture_path(f, "mayfly.db"));
+    assert_int_equal(system(command), 0);
+    assert_int_equal(access(fixture_path(f, "mayfly.db-wal"), F_OK), 0);
+    fixture_create(f, "after", "y");
+    fixture_close_registry(f);
+    fixture_open_again(f);
+    function_free(fixture_find(f, "after", NULL));
 }
 
 static void test_backup(void **state)
@@ -637,7 +686,9 @@ int main(void)
         TEST(test_staging_a_file),
         TEST(test_reopening),
         TEST(test_databases_that_are_not_ours),
+        TEST(test_older_database),
         TEST(test_damaged_rows),
+        TEST(test_other_process_looks),
         TEST(test_backup),
         TEST(test_files_that_may_not_grow),
         TEST(test_a_full_disk),

@@ -2,18 +2,22 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "host/identity.h"
 #include "host/run_directory.h"
+#include "host/state_lock.h"
 
 static char top[32], parent[80];
 
@@ -87,6 +91,11 @@ static void test_sweep(void **state)
     assert_int_equal(run_directory_make(parent, "next", &next, NULL), 0);
     assert_int_equal(access(orphan, F_OK), -1);
     assert_int_equal(access(held.path, F_OK), 0);
+    assert_int_equal(mkdir(orphan, 0700), 0);
+    assert_int_equal(run_directory_sweep(parent, NULL), 0);
+    assert_int_equal(access(orphan, F_OK), -1);
+    assert_int_equal(access(held.path, F_OK), 0);
+    assert_int_equal(run_directory_sweep("/proc/nowhere", NULL), 0);
     run_directory_remove(&held);
     run_directory_remove(&next);
 }
@@ -98,6 +107,39 @@ static void test_unwritable(void **state)
 
     (void)state;
     assert_int_equal(run_directory_make("/proc/nowhere/run", "a", &directory, &err), -ENOENT);
+}
+
+/* One holder at a time, in this process or another; killed, it is free. */
+static void test_state_lock(void **state)
+{
+    int lock = -1, other = -1, status, started[2];
+    char words[64], byte;
+    struct error err;
+
+    (void)state;
+    assert_int_equal(state_lock_take("/proc/nowhere", &lock, &err), -ENOENT);
+    assert_int_equal(state_lock_take(top, &lock, &err), 0);
+    assert_int_equal(state_lock_take(top, &other, &err), -EBUSY);
+    snprintf(words, sizeof(words), "mayflyd with process id %d serves", (int)getpid());
+    if (!strstr(err.text, words) || !strstr(err.text, top))
+        fail_msg("%s", err.text);
+    close(lock);
+    assert_int_equal(pipe(started), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        if (state_lock_take(top, &lock, &err) < 0 || write(started[1], "", 1) != 1)
+            _exit(1);
+        for (;;)
+            pause();
+    }
+    assert_int_equal(read(started[0], &byte, 1), 1);
+    assert_int_equal(state_lock_take(top, &other, &err), -EBUSY);
+    kill(child, SIGKILL);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(state_lock_take(top, &other, &err), 0);
+    close(other);
+    close(started[0]);
+    close(started[1]);
 }
 
 static void test_identities(void **state)
@@ -119,8 +161,8 @@ static void test_identities(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {TEST(test_make_and_remove), TEST(test_same_name_twice),
-                                       TEST(test_sweep), TEST(test_unwritable),
-                                       TEST(test_identities)};
+                                       TEST(test_sweep),           TEST(test_state_lock),
+                                       TEST(test_unwritable),      TEST(test_identities)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

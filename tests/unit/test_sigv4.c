@@ -328,8 +328,14 @@ static void test_payload_header(void **state)
         "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"; /* of nothing */
     assert_int_equal(check(&request, secret, "lambda", signed_at, &err), -EACCES);
     assert_non_null(strstr(err.text, "not the hash of the body"));
-    example.headers[4].value = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD";
-    assert_int_equal(check(&request, secret, "lambda", signed_at, &err), -EACCES);
+    static const char *const others[] = {"STREAMING-AWS4-HMAC-SHA256-PAYLOAD",
+                                         "STREAMING-UNSIGNED-PAYLOAD-TRAILER", "unsigned-payload",
+                                         ""};
+    for (size_t i = 0; i < ARRAY_LEN(others); i++) {
+        example.headers[4].value = others[i];
+        assert_int_equal(check(&request, secret, "lambda", signed_at, &err), -EINVAL);
+        assert_non_null(strstr(err.text, "UNSIGNED-PAYLOAD"));
+    }
     example.headers[4].value = "UNSIGNED-PAYLOAD";
     assert_int_equal(check(&request, secret, "lambda", signed_at, &err), -EACCES);
     assert_non_null(strstr(err.text, "does not match"));

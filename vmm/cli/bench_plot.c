@@ -30,20 +30,14 @@ static const struct curve {
 
 /* --- the script ------------------------------------------------------------------------------ */
 
-/* Blocks $d0…: sorted latencies in ms, and the share of starts that took no longer. */
-static void write_distribution(FILE *to, const struct bench_figures *figures, uint32_t mib)
+void bench_plot_distribution(FILE *to, size_t number, const struct bench_series *series)
 {
-    for (size_t c = 0; c < ARRAY_LEN(curves); c++) {
-        const struct bench_series *series = bench_figures_find(figures, curves[c].series, mib);
-
-        fprintf(to, "$d%zu << END\n", c);
-        if (series)
-            fprintf(to, "%.4f 0\n", series->values[0] / 1e3);
-        for (size_t i = 0; series && i < series->n; i++)
-            fprintf(to, "%.4f %.5f\n", series->values[i] / 1e3,
-                    (double)(i + 1) / (double)series->n);
-        fputs("END\n", to);
-    }
+    fprintf(to, "$d%zu << END\n", number);
+    if (series)
+        fprintf(to, "%.4f 0\n", series->values[0] / 1e3);
+    for (size_t i = 0; series && i < series->n; i++)
+        fprintf(to, "%.4f %.5f\n", series->values[i] / 1e3, (double)(i + 1) / (double)series->n);
+    fputs("END\n", to);
 }
 
 /* Blocks $m0…: memory size, p50 and p99 in ms. */
@@ -85,7 +79,9 @@ static void write_curves(FILE *to, const struct bench_figures *figures, uint32_t
 void bench_plot_script(FILE *to, const struct bench_figures *figures, const uint32_t *memory_mib,
                        size_t n_memory)
 {
-    write_distribution(to, figures, memory_mib[0]);
+    for (size_t c = 0; c < ARRAY_LEN(curves); c++)
+        bench_plot_distribution(to, c,
+                                bench_figures_find(figures, curves[c].series, memory_mib[0]));
     write_sizes(to, figures, memory_mib, n_memory);
     fprintf(to,
             "set terminal svg size 1200,520 dynamic background '#ffffff' font 'sans-serif,13'\n"
@@ -197,8 +193,7 @@ int bench_plot_check(struct error *err)
 }
 
 /* The script in a file without a name: a pipe could fill up while gnuplot's output waits. */
-static int script_file(const struct bench_figures *figures, const uint32_t *memory_mib,
-                       size_t n_memory, struct error *err)
+static int script_file(bench_plot_writer *write, const void *opaque, struct error *err)
 {
     AUTO_FREE char *script = NULL;
     size_t len = 0;
@@ -206,7 +201,7 @@ static int script_file(const struct bench_figures *figures, const uint32_t *memo
 
     if (!stream)
         return error_set(err, ENOMEM, "write the plot's script");
-    bench_plot_script(stream, figures, memory_mib, n_memory);
+    write(stream, opaque);
     if (fclose(stream) != 0)
         return error_set(err, ENOMEM, "write the plot's script");
     AUTO_FD fd = memfd_create("gnuplot-script", MFD_CLOEXEC);
@@ -216,11 +211,11 @@ static int script_file(const struct bench_figures *figures, const uint32_t *memo
     return r < 0 ? error_set(err, -r, "write the plot's script") : fd_steal(&fd);
 }
 
-int bench_plot_draw(const char *path, const struct bench_figures *figures,
-                    const uint32_t *memory_mib, size_t n_memory, struct error *err)
+int bench_plot_render(const char *path, bench_plot_writer *write, const void *opaque,
+                      struct error *err)
 {
     char temporary[PATH_MAX];
-    AUTO_FD in = script_file(figures, memory_mib, n_memory, err);
+    AUTO_FD in = script_file(write, opaque, err);
 
     if (in < 0)
         return in;
@@ -235,4 +230,25 @@ int bench_plot_draw(const char *path, const struct bench_figures *figures,
     if (r < 0)
         unlink(temporary);
     return r;
+}
+
+struct drawing {
+    const struct bench_figures *figures;
+    const uint32_t *memory_mib;
+    size_t n_memory;
+};
+
+static void write_drawing(FILE *to, const void *opaque)
+{
+    const struct drawing *drawing = opaque;
+
+    bench_plot_script(to, drawing->figures, drawing->memory_mib, drawing->n_memory);
+}
+
+int bench_plot_draw(const char *path, const struct bench_figures *figures,
+                    const uint32_t *memory_mib, size_t n_memory, struct error *err)
+{
+    const struct drawing drawing = {figures, memory_mib, n_memory};
+
+    return bench_plot_render(path, write_drawing, &drawing, err);
 }

@@ -6,8 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "bench_figures.h"
 #include "bench_options.h"
+#include "bench_table.h"
 
 struct bench_report {
     const struct bench_options *options; /* borrowed */
@@ -19,21 +19,9 @@ struct bench_report {
     int64_t age_s[BENCH_MAX_SIZES];
 };
 
-/* A figure that was asked for, and what became of it. */
-struct bench_limit {
-    const char *what;
-    const char *unit; /* "us", "bytes", or "x" for a ratio */
-    double asked, reached;
-    bool at_least; /* reached should be asked or more; else asked or less */
-};
-
-enum { BENCH_MAX_LIMITS = 16 };
-
 /* bench_report_limits - those that this run can speak of. Returns how many. */
 size_t bench_report_limits(const struct bench_report *report,
                            struct bench_limit ret_limits[BENCH_MAX_LIMITS]);
-
-bool bench_limit_is_met(const struct bench_limit *limit);
 
 /* bench_report_peer - the figure of the plain way that @name is compared with: the same stage, else
  * its first exit. */

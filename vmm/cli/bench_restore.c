@@ -9,8 +9,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
-#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -19,6 +17,7 @@
 #include "bench_crowd.h"
 #include "bench_figures.h"
 #include "bench_options.h"
+#include "bench_output.h"
 #include "bench_plain.h"
 #include "bench_plot.h"
 #include "bench_report.h"
@@ -267,41 +266,6 @@ static int prepare(struct bench *bench, struct error *err)
 
 /* --- what comes of it ------------------------------------------------------------------------ */
 
-/* Can @path be written? To be known before minutes of measuring. */
-static int check_writable(const char *path, struct error *err)
-{
-    char copy[PATH_MAX];
-
-    if (access(path, W_OK) == 0)
-        return 0;
-    if (errno == ENOENT && snprintf(copy, sizeof(copy), "%s", path) < PATH_MAX &&
-        access(dirname(copy), W_OK) == 0)
-        return 0;
-    return error_set(err, errno, "write '%s'", path);
-}
-
-static int check_outputs(const struct bench_options *options, struct error *err)
-{
-    bool json_file = options->json && strcmp(options->json, "-") != 0;
-    int r = json_file ? check_writable(options->json, err) : 0;
-
-    if (r == 0 && options->plot)
-        r = check_writable(options->plot, err);
-    if (r == 0 && options->plot)
-        r = bench_plot_check(err);
-    return r;
-}
-
-static int write_json(const char *path, json_t *object, struct error *err)
-{
-    int r = json_dump_file(object, path, JSON_INDENT(1)) < 0
-                ? error_set(err, errno ? errno : EIO, "write '%s'", path)
-                : 0;
-
-    json_decref(object);
-    return r;
-}
-
 static int report(struct bench *bench, struct error *err)
 {
     const struct bench_options *options = &bench->options;
@@ -310,20 +274,13 @@ static int report(struct bench *bench, struct error *err)
                                   .figures = &bench->figures,
                                   .kvm = kind,
                                   .emulates_supervisor = strcmp(kind, "hardware") != 0};
-    bool on_stdout = options->json && strcmp(options->json, "-") == 0;
-    int r = 0;
 
     for (size_t i = 0; i < bench->n_subjects; i++)
         report.age_s[i] = (int64_t)time(NULL) - bench->subjects[i].created_s;
     bench_figures_sort(&bench->figures);
-    if (on_stdout)
-        r = cli_print_json(bench_report_json(&report), err);
-    else
+    if (!bench_output_is_stdout(options->json))
         bench_report_print(&report);
-    if (fflush(stdout) != 0 && r == 0)
-        r = error_set(err, errno, "write the result");
-    if (r == 0 && options->json && !on_stdout)
-        r = write_json(options->json, bench_report_json(&report), err);
+    int r = bench_output_json(options->json, bench_report_json(&report), err);
     if (r == 0 && options->plot)
         r = bench_plot_draw(options->plot, &bench->figures, options->memory_mib, options->n_memory,
                             err);
@@ -332,7 +289,7 @@ static int report(struct bench *bench, struct error *err)
 
 static int run(struct bench *bench, struct error *err)
 {
-    int r = check_outputs(&bench->options, err);
+    int r = bench_output_check(bench->options.json, bench->options.plot, err);
 
     if (r < 0)
         return r;

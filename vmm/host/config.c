@@ -6,7 +6,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "address_policy.h"
 #include "api/router.h"
+#include "api/trusted_proxies.h"
 #include "common/bytes.h"
 #include "common/yaml_load.h"
 
@@ -20,6 +22,8 @@
 
 /* libcyaml's own booleans take any other word for true. */
 static const cyaml_strval_t booleans[] = {{"false", 0}, {"true", 1}};
+
+static const cyaml_strval_t cpu_words[] = {{"share", 0}, {"quota", 1}};
 
 static const cyaml_schema_field_t key_fields[] = {
     NEEDED(id, struct config_key, 128), NEEDED(secret, struct config_key, 250), CYAML_FIELD_END};
@@ -40,17 +44,34 @@ static const cyaml_schema_value_t tenant_entry = {
 static const cyaml_schema_field_t tls_fields[] = {NEEDED(certificate, struct config_tls, 4095),
                                                   NEEDED(key, struct config_tls, 4095),
                                                   CYAML_FIELD_END};
-static const cyaml_schema_field_t limit_fields[] = {NUMBER(connections, struct config_limits),
-                                                    NUMBER(instances, struct config_limits),
-                                                    NUMBER(threads, struct config_limits),
-                                                    NUMBER(body_memory_mib, struct config_limits),
-                                                    NUMBER(head_timeout_s, struct config_limits),
-                                                    NUMBER(min_available_mib, struct config_limits),
-                                                    CYAML_FIELD_END};
+static const cyaml_schema_field_t limit_fields[] = {
+    NUMBER(connections, struct config_limits),    NUMBER(instances, struct config_limits),
+    NUMBER(threads, struct config_limits),        NUMBER(body_memory_mib, struct config_limits),
+    NUMBER(head_timeout_s, struct config_limits), NUMBER(min_available_mib, struct config_limits),
+    NUMBER(cache_mib, struct config_limits),      CYAML_FIELD_END};
+static const cyaml_schema_field_t provisioned_fields[] = {
+    NUMBER(most_percent, struct config_provisioned),
+    NUMBER(target_percent, struct config_provisioned), CYAML_FIELD_END};
 static const cyaml_schema_field_t log_fields[] = {
     TEXT(level, struct config_log, 16), TEXT(file, struct config_log, 4095), CYAML_FIELD_END};
 static const cyaml_schema_field_t otlp_fields[] = {NEEDED(endpoint, struct config_otlp, 1024),
                                                    CYAML_FIELD_END};
+
+static const cyaml_schema_value_t network_entry = {
+    CYAML_VALUE_STRING(CYAML_FLAG_POINTER, char, 1, 63)};
+static const cyaml_schema_field_t destination_fields[] = {
+    CYAML_FIELD_SEQUENCE_COUNT("allow", OPTIONAL, struct config_destinations, allow, n_allow,
+                               &network_entry, 0, 1000),
+    TEXT(spool, struct config_destinations, 4000),
+    TEXT(ca, struct config_destinations, 4095),
+    NUMBER(spool_mib, struct config_destinations),
+    NUMBER(timeout_ms, struct config_destinations),
+    CYAML_FIELD_END};
+static const cyaml_schema_field_t event_fields[] = {
+    NUMBER(running, struct config_events),          NUMBER(lease_ms, struct config_events),
+    NUMBER(retry_base_ms, struct config_events),    NUMBER(throttle_base_ms, struct config_events),
+    NUMBER(delivery_base_ms, struct config_events), NUMBER(max_tenant_events, struct config_events),
+    NUMBER(max_tenant_mib, struct config_events),   CYAML_FIELD_END};
 
 static const cyaml_schema_field_t config_fields[] = {
     TEXT(listen, struct config, 255),
@@ -61,14 +82,23 @@ static const cyaml_schema_field_t config_fields[] = {
     TEXT(default_tenant, struct config, FUNCTION_NAME_MAX),
     CYAML_FIELD_ENUM("unsigned_loopback", CYAML_FLAG_OPTIONAL | CYAML_FLAG_STRICT, struct config,
                      unsigned_loopback, booleans, CYAML_ARRAY_LEN(booleans)),
+    CYAML_FIELD_ENUM("cpu", CYAML_FLAG_OPTIONAL | CYAML_FLAG_STRICT, struct config, cpu_quota,
+                     cpu_words, CYAML_ARRAY_LEN(cpu_words)),
+    CYAML_FIELD_SEQUENCE_COUNT("trusted_proxies", OPTIONAL, struct config, trusted_proxies,
+                               n_trusted_proxies, &network_entry, 0, 1000),
     NUMBER(keep_alive_s, struct config),
     NUMBER(shells, struct config),
     CYAML_FIELD_MAPPING_PTR("tls", OPTIONAL, struct config, tls, tls_fields),
     CYAML_FIELD_SEQUENCE_COUNT("tenants", OPTIONAL, struct config, tenants, n_tenants,
                                &tenant_entry, 0, 10000),
     CYAML_FIELD_MAPPING_PTR("limits", OPTIONAL, struct config, limits, limit_fields),
+    CYAML_FIELD_MAPPING_PTR("provisioned", OPTIONAL, struct config, provisioned,
+                            provisioned_fields),
     CYAML_FIELD_MAPPING_PTR("log", OPTIONAL, struct config, log, log_fields),
     CYAML_FIELD_MAPPING_PTR("otlp", OPTIONAL, struct config, otlp, otlp_fields),
+    CYAML_FIELD_MAPPING_PTR("destinations", OPTIONAL, struct config, destinations,
+                            destination_fields),
+    CYAML_FIELD_MAPPING_PTR("events", OPTIONAL, struct config, events, event_fields),
     CYAML_FIELD_END};
 
 static const cyaml_schema_value_t config_schema = {
@@ -145,6 +175,24 @@ static int check_url(const struct yaml_file *file, const char *field, const char
     return yaml_wrong(file, err, field, "'%s' does not begin with http:// or https://", url);
 }
 
+static int check_proxies(const struct yaml_file *file, const struct config *config,
+                         struct error *err)
+{
+    struct trusted_proxies *proxies = NULL;
+    struct error why;
+    char field[64];
+
+    for (unsigned i = 0; i < config->n_trusted_proxies; i++) {
+        const char *name = config->trusted_proxies[i];
+
+        snprintf(field, sizeof(field), "trusted_proxies.%u", i);
+        if (trusted_proxies_new(&name, 1, &proxies, &why) < 0)
+            return yaml_wrong(file, err, field, "%s", why.text);
+        trusted_proxies_free(proxies);
+    }
+    return 0;
+}
+
 static int check_region(const struct yaml_file *file, const char *region, struct error *err)
 {
     if (!region || strspn(region, "abcdefghijklmnopqrstuvwxyz0123456789-") == strlen(region))
@@ -165,7 +213,67 @@ static int check_limits(const struct yaml_file *file, const struct config_limits
                    {"limits.threads", limits->threads, 256},
                    {"limits.body_memory_mib", limits->body_memory_mib, 1 << 20},
                    {"limits.head_timeout_s", limits->head_timeout_s, 3600},
-                   {"limits.min_available_mib", limits->min_available_mib, 1 << 30}};
+                   {"limits.min_available_mib", limits->min_available_mib, 1 << 30},
+                   {"limits.cache_mib", limits->cache_mib, 1 << 30}};
+
+    for (size_t i = 0; i < ARRAY_LEN(numbers); i++) {
+        int r = check_number(file, numbers[i].field, numbers[i].value, numbers[i].max, err);
+
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static int check_provisioned(const struct yaml_file *file,
+                             const struct config_provisioned *provisioned, struct error *err)
+{
+    if (!provisioned)
+        return 0;
+    if (provisioned->most_percent > 0 && provisioned->most_percent < 100)
+        return yaml_wrong(file, err, "provisioned.most_percent",
+                          "%u is less than 100, what is asked for", provisioned->most_percent);
+    int r = check_number(file, "provisioned.most_percent", provisioned->most_percent, 10000, err);
+    return r < 0 ? r
+                 : check_number(file, "provisioned.target_percent", provisioned->target_percent,
+                                100, err);
+}
+
+static int check_destinations(const struct yaml_file *file,
+                              const struct config_destinations *destinations, struct error *err)
+{
+    struct network network;
+    struct error why;
+    char field[64];
+
+    if (!destinations)
+        return 0;
+    for (unsigned i = 0; i < destinations->n_allow; i++) {
+        snprintf(field, sizeof(field), "destinations.allow.%u", i);
+        if (network_parse(destinations->allow[i], &network, &why) < 0)
+            return yaml_wrong(file, err, field, "%s", why.text);
+    }
+    int r = check_number(file, "destinations.spool_mib", destinations->spool_mib, 1 << 30, err);
+    return r < 0 ? r
+                 : check_number(file, "destinations.timeout_ms", destinations->timeout_ms, 60000,
+                                err);
+}
+
+static int check_events(const struct yaml_file *file, const struct config_events *events,
+                        struct error *err)
+{
+    if (!events)
+        return 0;
+    const struct {
+        const char *field;
+        uint32_t value, max;
+    } numbers[] = {{"events.running", events->running, 1024},
+                   {"events.lease_ms", events->lease_ms, 3600000},
+                   {"events.retry_base_ms", events->retry_base_ms, 3600000},
+                   {"events.throttle_base_ms", events->throttle_base_ms, 60000},
+                   {"events.delivery_base_ms", events->delivery_base_ms, 600000},
+                   {"events.max_tenant_events", events->max_tenant_events, 100000000},
+                   {"events.max_tenant_mib", events->max_tenant_mib, 1 << 30}};
 
     for (size_t i = 0; i < ARRAY_LEN(numbers); i++) {
         int r = check_number(file, numbers[i].field, numbers[i].value, numbers[i].max, err);
@@ -204,7 +312,15 @@ static int check(const struct yaml_file *file, const struct config *config, stru
     if (r == 0 && config->otlp)
         r = check_url(file, "otlp.endpoint", config->otlp->endpoint, err);
     if (r == 0)
+        r = check_proxies(file, config, err);
+    if (r == 0)
         r = check_limits(file, config->limits, err);
+    if (r == 0)
+        r = check_provisioned(file, config->provisioned, err);
+    if (r == 0)
+        r = check_destinations(file, config->destinations, err);
+    if (r == 0)
+        r = check_events(file, config->events, err);
     if (r == 0)
         r = check_number(file, "keep_alive_s", config->keep_alive_s, 86400, err);
     if (r == 0)

@@ -10,6 +10,10 @@
  *       account: "123456789012"
  *       concurrency: 200
  *       access_keys: [{id: AKID…, secret: …}]
+ *   destinations:                  # of records of asynchronous events (delivery_sender.h)
+ *     allow: [10.0.0.0/8]          # networks to reach beside the global addresses
+ *     spool: /var/spool/mayfly     # default <state>/spool
+ *   events: {running: 64}          # how many run at once; see struct config_events
  *
  * Trust: the administrator's own. The file holds secrets: who else may read it is his to say, and
  * config_load() refuses one that everybody may read. Process: mayflyd. Threads: none of its own.
@@ -45,6 +49,32 @@ struct config_limits {
     uint32_t body_memory_mib;
     uint32_t head_timeout_s;
     uint32_t min_available_mib; /* of memory, that instances leave to others */
+    uint32_t cache_mib;         /* of flattened snapshots on disk */
+};
+
+/* Of instances that are provisioned, in percent of what a configuration asks for. */
+struct config_provisioned {
+    uint32_t most_percent;   /* held at most, as load rises; 0: 100, so a fixed number */
+    uint32_t target_percent; /* that are to be busy at most before more are held; 0: 70 */
+};
+
+struct config_destinations {
+    char **allow; /* as network_parse() takes them; checked */
+    unsigned n_allow;
+    char *spool;         /* NULL: <state>/spool */
+    char *ca;            /* PEM of certificates to trust; NULL: the system's */
+    uint32_t spool_mib;  /* of each tenant's files there; 0 in all of these: the default */
+    uint32_t timeout_ms; /* of one POST */
+};
+
+struct config_events {
+    uint32_t running;           /* 0 in all of these: the default */
+    uint32_t lease_ms;          /* of what runs, extended while it does */
+    uint32_t retry_base_ms;     /* Lambda's minute before the second attempt; then twice that */
+    uint32_t throttle_base_ms;  /* likewise its second */
+    uint32_t delivery_base_ms;  /* a delivery that failed is sent again after 4, 16, … of these */
+    uint32_t max_tenant_events; /* in the queue */
+    uint32_t max_tenant_mib;
 };
 
 struct config_log {
@@ -59,13 +89,19 @@ struct config_otlp {
 struct config {
     char *listen, *socket, *state, *region, *public_url, *default_tenant; /* NULL: not said */
     bool unsigned_loopback;
+    bool cpu_quota; /* cpu: quota; false: share. See vmm/hypervisor/README.md */
+    char **trusted_proxies; /* addresses and networks: their X-Forwarded-For is believed */
+    unsigned n_trusted_proxies;
     uint32_t keep_alive_s, shells;
     struct config_tls *tls;
     struct config_tenant *tenants;
     unsigned n_tenants;
     struct config_limits *limits;
+    struct config_provisioned *provisioned;
     struct config_log *log;
     struct config_otlp *otlp;
+    struct config_destinations *destinations;
+    struct config_events *events;
 };
 
 /*

@@ -194,10 +194,40 @@ static const char version_1[] =
     "  UPDATE tenants SET event_bytes = event_bytes + new.bytes WHERE id = new.tenant_id; END;"
     "CREATE TRIGGER deliveries_out AFTER DELETE ON deliveries BEGIN"
     "  UPDATE tenants SET event_bytes = event_bytes - old.bytes WHERE id = old.tenant_id; END;";
+static const char version_2[] =
+    /* reason_code: of what reason says; build_tries: attempts that failed for the host's reasons;
+     * build_due_ms: when the next one may begin. */
+    "ALTER TABLE versions ADD COLUMN reason_code TEXT NOT NULL DEFAULT '';"
+    "ALTER TABLE versions ADD COLUMN build_tries INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE versions ADD COLUMN build_due_ms INTEGER NOT NULL DEFAULT 0;"
+    "DROP INDEX versions_unbuilt;"
+    "CREATE INDEX versions_unbuilt ON versions (tenant_id, build_due_ms, build_id)"
+    "  WHERE state = 0 OR update_status = 1;"
+    /* number -1 is the last good build of $LATEST, kept while (and if) a newer one is not. It is no
+     * version of the tenant's, so it does not count as such. */
+    "DROP TRIGGER versions_in;"
+    "DROP TRIGGER versions_out;"
+    "CREATE TRIGGER versions_in AFTER INSERT ON versions BEGIN"
+    "  UPDATE code SET uses = uses + 1 WHERE id = new.code_id;"
+    "  UPDATE tenants SET code_bytes = code_bytes + (SELECT bytes FROM code WHERE id = new.code_id)"
+    "    WHERE id = new.tenant_id AND new.number >= 0; END;"
+    "CREATE TRIGGER versions_out AFTER DELETE ON versions BEGIN"
+    "  UPDATE code SET uses = uses - 1 WHERE id = old.code_id;"
+    "  UPDATE tenants SET code_bytes = code_bytes - (SELECT bytes FROM code WHERE id = old.code_id)"
+    "    WHERE id = old.tenant_id AND old.number >= 0; END;"
+    "CREATE TRIGGER versions_aside AFTER UPDATE OF number ON versions"
+    "  WHEN old.number >= 0 AND new.number < 0 BEGIN"
+    "  UPDATE tenants SET code_bytes = code_bytes - (SELECT bytes FROM code WHERE id = new.code_id)"
+    "    WHERE id = new.tenant_id; END;";
+
+static const char version_3[] =
+    /* Deliveries go out by tenant in turn. */
+    "CREATE INDEX deliveries_turn ON deliveries (tenant_id, due_ms);"
+    "ALTER TABLE events ADD COLUMN traceparent TEXT;"; /* W3C */
 /* clang-format on */
 
 /* The step at i brings version i to version i + 1. */
-static const char *const steps[] = {version_1};
+static const char *const steps[] = {version_1, version_2, version_3};
 
 static int read_number(sqlite3 *handle, const char *pragma, int *ret_value)
 {

@@ -177,6 +177,7 @@ static void take_start(struct invocation_result *to, const struct pool_lease *le
     const struct instance_timings *timings = instance_timings(lease->instance);
 
     to->start = lease->start;
+    snprintf(to->instance_id, sizeof(to->instance_id), "%s", instance_id(lease->instance));
     if (lease->start == START_COLD)
         to->init_us = timings->init_us;
     if (lease->start == START_RESTORED)
@@ -200,9 +201,11 @@ static int use(struct instance_pool *pool, const struct invocation *invocation,
                                       .trace_id = invocation->trace_id};
     struct agent_result result;
     struct error why;
-    uint64_t start_us = clock_now_us();
 
     take_start(to, lease);
+    if (invocation->on_start)
+        invocation->on_start(invocation->opaque, to);
+    uint64_t start_us = clock_now_us();
     int r = instance_invoke(lease->instance, &event, &result, &why);
     to->duration_us = clock_now_us() - start_us;
     instance_pool_release(pool, lease, r == 0);
@@ -313,6 +316,7 @@ static int make_pools(struct dispatcher *dispatcher, struct error *err)
                     .kernel = config->kernel,
                     .run_directory = dispatcher->run,
                     .monitor_path = config->monitor_path,
+                    .cpu = config->cpu,
                     .interrupt_fd = dispatcher->interrupt_fd},
         .per_shape = or_default(config->shells_per_shape, SHELLS_PER_SHAPE_DEFAULT),
         .limit = or_default(config->max_shells, SHELLS_DEFAULT)};

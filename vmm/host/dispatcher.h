@@ -10,11 +10,13 @@
 #ifndef MAYFLY_HOST_DISPATCHER_H
 #define MAYFLY_HOST_DISPATCHER_H
 
+#include "identity.h"
 #include "instance_pool.h"
 #include "log_tail.h"
 #include "shell_pool.h"
 
 struct dispatcher;
+struct invocation_result;
 
 /* 0 or NULL takes the default. All that it points to is borrowed for the dispatcher's life. */
 struct dispatcher_config {
@@ -31,6 +33,7 @@ struct dispatcher_config {
     uint32_t shells_per_shape; /* 4 */
     uint32_t max_shells;       /* 16 */
     uint64_t cache_bytes;
+    enum vm_cpu cpu; /* how a VM's part of the CPUs is kept */
 };
 
 /* One event; borrowed for the call. */
@@ -44,7 +47,9 @@ struct invocation {
     const char *identity;
     const char *trace_id;
     agent_log *on_log; /* what the function prints, on the caller's thread; may be NULL */
-    void *opaque;
+    /* An instance is there and gets the event now: how it started is in *so_far. May be NULL. */
+    void (*on_start)(void *opaque, const struct invocation_result *so_far);
+    void *opaque; /* for both */
 };
 
 enum invocation_kind {
@@ -69,12 +74,13 @@ struct invocation_result {
     uint8_t *payload; /* owned, a 0 after it: the response, or the error object; NULL: throttled */
     size_t payload_bytes;
     enum pool_start start;
-    bool is_init_failure; /* the handler was never called */
-    uint64_t acquire_us;  /* until an instance was there */
-    uint64_t init_us;     /* of the init phase, if this event had to wait for it */
-    uint64_t restore_us;  /* of the restore, likewise */
-    uint64_t duration_us; /* event sent to result here, by the host's clock */
-    uint64_t billed_ms;   /* duration in whole milliseconds, rounded up; at most the timeout */
+    bool is_init_failure;                /* the handler was never called */
+    char instance_id[INSTANCE_ID_BYTES]; /* "": there was none */
+    uint64_t acquire_us;                 /* until an instance was there */
+    uint64_t init_us;                    /* of the init phase, if this event had to wait for it */
+    uint64_t restore_us;                 /* of the restore, likewise */
+    uint64_t duration_us;                /* event sent to result here, by the host's clock */
+    uint64_t billed_ms; /* duration in whole milliseconds, rounded up; at most the timeout */
     uint64_t memory_peak_bytes; /* by the guest's word, at most its memory */
     struct log_tail log_tail;
     uint64_t log_dropped_bytes; /* output that was too much */

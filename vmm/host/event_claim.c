@@ -34,15 +34,17 @@ static size_t text_bytes(const char *text)
     return text ? strlen(text) + 1 : 0;
 }
 
-/* The event in one block; @row is at EVENT_COLUMNS, client_context, trace, payload. */
+/* The event in one block; @row is at EVENT_COLUMNS, client_context, trace, traceparent, payload. */
 static struct event *make_event(sqlite3_stmt *row, const struct event_row *read)
 {
     const char *context = (const char *)sqlite3_column_text(row, EVENT_N_COLUMNS);
     const char *trace = (const char *)sqlite3_column_text(row, EVENT_N_COLUMNS + 1);
-    const void *payload = sqlite3_column_blob(row, EVENT_N_COLUMNS + 2);
-    size_t len = payload ? (size_t)sqlite3_column_bytes(row, EVENT_N_COLUMNS + 2) : 0;
+    const char *traceparent = (const char *)sqlite3_column_text(row, EVENT_N_COLUMNS + 2);
+    const void *payload = sqlite3_column_blob(row, EVENT_N_COLUMNS + 3);
+    size_t len = payload ? (size_t)sqlite3_column_bytes(row, EVENT_N_COLUMNS + 3) : 0;
     size_t texts = text_bytes(read->tenant) + text_bytes(read->function) +
-                   text_bytes(read->qualifier) + text_bytes(context) + text_bytes(trace);
+                   text_bytes(read->qualifier) + text_bytes(context) + text_bytes(trace) +
+                   text_bytes(traceparent);
     struct event *event = calloc(1, sizeof(*event) + texts + len + 1);
     char *to = (char *)(event + 1);
 
@@ -58,6 +60,7 @@ static struct event *make_event(sqlite3_stmt *row, const struct event_row *read)
     event->qualifier = put_text(&to, read->qualifier);
     event->client_context = put_text(&to, context);
     event->trace = put_text(&to, trace);
+    event->traceparent = put_text(&to, traceparent);
     event->payload = put(&to, len ? payload : "", len);
     event->payload_len_bytes = len;
     return event;
@@ -80,10 +83,12 @@ static int lease(struct connection *connection, struct event *event, uint64_t un
 struct claim {
     struct event_queue *queue;
     struct connection *connection;
+    const struct event_room *room;
     uint64_t now_ms, until_ms;
     struct event **events;
     size_t n, max;
     size_t examined;
+    bool is_round; /* nothing is left that is due and that there is room for */
 };
 
 /* Why an event is not to be tried any more; NULL: it is. */
@@ -104,7 +109,8 @@ static int claim_of(struct claim *claim, int64_t function_id, struct error *err)
     struct event *event;
     sqlite3_stmt *row;
     int r = sql_row(claim->connection, &row, err,
-                    "SELECT " EVENT_COLUMNS ", e.client_context, e.trace, p.payload" EVENT_FROM
+                    "SELECT " EVENT_COLUMNS
+                    ", e.client_context, e.trace, e.traceparent, p.payload" EVENT_FROM
                     " CROSS JOIN payloads p ON p.event_id = e.id"
                     " WHERE e.function_id = ?1 AND e.due_ms <= ?2 ORDER BY e.due_ms LIMIT 1",
                     NUMBER(function_id), NUMBER(claim->now_ms));
@@ -123,7 +129,7 @@ static int claim_of(struct claim *claim, int64_t function_id, struct error *err)
     }
     const char *over = why_over(claim, &read, &policy);
     r = over ? event_end_for_good(claim->queue, claim->connection, &read, &policy, over, NULL,
-                                  event->payload, event->payload_len_bytes, err)
+                                  event, err)
              : lease(claim->connection, event, claim->until_ms, err);
     if (r == 0 && !over)
         claim->events[claim->n++] = event;
@@ -132,19 +138,34 @@ static int claim_of(struct claim *claim, int64_t function_id, struct error *err)
     return r < 0 ? r : 1;
 }
 
+static bool has_room(const struct claim *claim, const char *tenant, const char *function)
+{
+    size_t n_own = 0;
+
+    if (!claim->room)
+        return true;
+    for (size_t i = 0; i < claim->n; i++)
+        n_own += strcmp(claim->events[i]->tenant, tenant) == 0;
+    return claim->room->has(claim->room->opaque, tenant, function, n_own, claim->n);
+}
+
 /* The next function after the cursor that has events, from the start again after the last. */
-static int next_function(struct claim *claim, int64_t *ret_function_id, struct error *err)
+static int next_function(struct claim *claim, int64_t *ret_function_id, bool *ret_has_room,
+                         struct error *err)
 {
     sqlite3_stmt *row;
     int r = 0;
 
     for (int round = 0; r == 0 && round < 2; round++) {
         r = sql_row(claim->connection, &row, err,
-                    "SELECT function_id FROM events WHERE function_id > ?1"
-                    " ORDER BY function_id LIMIT 1",
+                    "SELECT f.id, t.name, f.name FROM functions f CROSS JOIN tenants t"
+                    " ON t.id = f.tenant_id WHERE f.id = (SELECT function_id FROM events"
+                    " WHERE function_id > ?1 ORDER BY function_id LIMIT 1)",
                     NUMBER(round == 0 ? claim->queue->cursor : 0));
-        if (r == 1)
+        if (r == 1) {
             *ret_function_id = sqlite3_column_int64(row, 0);
+            *ret_has_room = has_room(claim, column_text(row, 1), column_text(row, 2));
+        }
     }
     return r;
 }
@@ -153,13 +174,16 @@ static int next_function(struct claim *claim, int64_t *ret_function_id, struct e
 static int claim_in_turn(struct claim *claim, struct error *err)
 {
     int64_t function_id = 0, first_idle = -1;
+    bool is_room = false;
     int r = 0;
 
     while (claim->n < claim->max && claim->examined < EXAMINED_MAX) {
-        r = next_function(claim, &function_id, err);
-        if (r <= 0 || function_id == first_idle)
+        r = next_function(claim, &function_id, &is_room, err);
+        if (r <= 0 || function_id == first_idle) {
+            claim->is_round = true;
             break;
-        r = claim_of(claim, function_id, err);
+        }
+        r = is_room ? claim_of(claim, function_id, err) : 0;
         if (r < 0)
             break;
         if (r == 1)
@@ -172,12 +196,15 @@ static int claim_in_turn(struct claim *claim, struct error *err)
     return r < 0 ? r : 0;
 }
 
-/* How long until something is due: 0 for now, UINT64_MAX for nothing at all. */
-static int read_wait(struct connection *connection, const char *sql, uint64_t now_ms,
+#define DUE_NEXT "SELECT due_ms FROM events WHERE due_ms > ?1 ORDER BY due_ms LIMIT 1"
+
+/* How long until something is due that was not before @after_ms: 0 for now, UINT64_MAX for nothing
+ * at all. */
+static int read_wait(struct connection *connection, uint64_t after_ms, uint64_t now_ms,
                      uint64_t *ret_wait_ms, struct error *err)
 {
     sqlite3_stmt *row;
-    int r = statement_first(connection, sql, NULL, 0, &row, err);
+    int r = sql_row(connection, &row, err, DUE_NEXT, NUMBER(after_ms));
 
     if (r <= 0) {
         *ret_wait_ms = UINT64_MAX;
@@ -188,8 +215,6 @@ static int read_wait(struct connection *connection, const char *sql, uint64_t no
     return 0;
 }
 
-#define SOONEST "SELECT due_ms FROM events ORDER BY due_ms LIMIT 1"
-
 /* Without a transaction that writes, where nothing is due: an idle daemon writes nothing. */
 static int look(struct event_queue *queue, uint64_t *ret_wait_ms, struct error *err)
 {
@@ -198,7 +223,7 @@ static int look(struct event_queue *queue, uint64_t *ret_wait_ms, struct error *
 
     if (r < 0)
         return r;
-    r = read_wait(connection, SOONEST, queue->now_ms(), ret_wait_ms, err);
+    r = read_wait(connection, 0, queue->now_ms(), ret_wait_ms, err);
     database_end_read(connection);
     return r;
 }
@@ -210,8 +235,9 @@ static int claim_now(struct claim *claim, uint64_t *ret_wait_ms, struct error *e
     if (r < 0)
         return r;
     r = claim_in_turn(claim, err);
-    if (r == 0)
-        r = read_wait(claim->connection, SOONEST, claim->now_ms, ret_wait_ms, err);
+    if (r == 0) /* what is due after a whole round waits for room, not for a time */
+        r = read_wait(claim->connection, claim->is_round ? claim->now_ms : 0, claim->now_ms,
+                      ret_wait_ms, err);
     r = event_end(claim->queue, claim->connection, r, err);
     for (size_t i = 0; r < 0 && i < claim->n; i++)
         event_free(claim->events[i]);
@@ -219,11 +245,12 @@ static int claim_now(struct claim *claim, uint64_t *ret_wait_ms, struct error *e
 }
 
 int event_queue_claim(struct event_queue *queue, size_t max, uint64_t lease_ms,
-                      struct event **ret_events, size_t *ret_n, uint64_t *ret_wait_ms,
-                      struct error *err)
+                      const struct event_room *room, struct event **ret_events, size_t *ret_n,
+                      uint64_t *ret_wait_ms, struct error *err)
 {
     struct event *events[EVENT_CLAIM_MAX];
-    struct claim claim = {.queue = queue, .now_ms = queue->now_ms(), .events = events};
+    struct claim claim = {
+        .queue = queue, .room = room, .now_ms = queue->now_ms(), .events = events};
     uint64_t wait_ms = 0;
     int r;
 
@@ -244,22 +271,24 @@ int event_queue_claim(struct event_queue *queue, size_t max, uint64_t lease_ms,
     return 0;
 }
 
-int event_queue_extend(struct event_queue *queue, struct event *event, uint64_t lease_ms,
-                       struct error *err)
+int event_queue_extend(struct event_queue *queue, const struct event_lease *leases, size_t n,
+                       uint64_t lease_ms, size_t *ret_n_lost, struct error *err)
 {
     uint64_t until_ms = queue->now_ms() + lease_ms;
     struct connection *connection;
+    size_t n_lost = 0;
     int r = lease_ms > LEASE_MAX_MS ? error_say(err, EINVAL, "extend a lease so far")
                                     : database_begin_write(queue->database, &connection, err);
 
     if (r < 0)
         return r;
-    r = sql_run(connection, err, "UPDATE events SET due_ms = ?3 WHERE id = ?1 AND lease = ?2",
-                NUMBER(event->id), NUMBER(event->lease), NUMBER(until_ms));
-    if (r == 0 && connection_changes(connection) == 0)
-        r = error_say(err, ESTALE, "the event's lease is over");
+    for (size_t i = 0; r == 0 && i < n; i++) {
+        r = sql_run(connection, err, "UPDATE events SET due_ms = ?3 WHERE id = ?1 AND lease = ?2",
+                    NUMBER(leases[i].id), NUMBER(leases[i].lease), NUMBER(until_ms));
+        n_lost += r == 0 && connection_changes(connection) == 0;
+    }
     r = database_end_write(connection, r, err);
-    if (r == 0)
-        event->lease_until_ms = until_ms;
+    if (r == 0 && ret_n_lost)
+        *ret_n_lost = n_lost;
     return r;
 }

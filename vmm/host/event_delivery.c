@@ -5,9 +5,7 @@
 
 #include "event_internal.h"
 
-#define BACKOFF_BASE_MS 1000ull
-
-enum { ATTEMPTS_MAX = 5, LEASE_MAX_MS = 3600 * 1000 };
+enum { ATTEMPTS_MAX = 5, LEASE_MAX_MS = 3600 * 1000, EXAMINED_MAX = 512 };
 
 void delivery_free(struct delivery *delivery)
 {
@@ -57,19 +55,30 @@ static struct delivery *make_delivery(sqlite3_stmt *row)
     return delivery;
 }
 
-/* The one that is due longest: 1 with *ret_delivery, 0, or -errno. */
-static int claim_one(struct connection *connection, uint64_t now_ms, uint64_t until_ms,
-                     struct delivery **ret_delivery, struct error *err)
+/* The deliveries claimed in one call. */
+struct claim {
+    struct event_queue *queue;
+    struct connection *connection;
+    const struct event_room *room;
+    uint64_t now_ms, until_ms;
+    struct delivery **deliveries;
+    size_t n, max;
+    size_t examined;
+    bool is_round; /* nothing is left that is due and that there is room for */
+};
+
+/* The tenant's that is due longest: 1 taken, 0, or -errno. */
+static int claim_of(struct claim *claim, int64_t tenant_id, struct error *err)
 {
     struct delivery *delivery;
     sqlite3_stmt *row;
-    int r = sql_row(connection, &row, err,
+    int r = sql_row(claim->connection, &row, err,
                     "SELECT d.id, d.kind, t.name, d.target, d.error_code, d.error_message,"
                     " d.request_id, d.attempts, b.body FROM deliveries d"
                     " CROSS JOIN tenants t ON t.id = d.tenant_id"
                     " CROSS JOIN delivery_bodies b ON b.delivery_id = d.id"
-                    " WHERE d.due_ms <= ?1 ORDER BY d.due_ms LIMIT 1",
-                    NUMBER(now_ms));
+                    " WHERE d.tenant_id = ?1 AND d.due_ms <= ?2 ORDER BY d.due_ms LIMIT 1",
+                    NUMBER(tenant_id), NUMBER(claim->now_ms));
 
     if (r <= 0)
         return r;
@@ -79,95 +88,153 @@ static int claim_one(struct connection *connection, uint64_t now_ms, uint64_t un
         return error_set(err, ENOMEM, "claim a delivery");
     r = event_ticket(&delivery->lease, err);
     if (r == 0)
-        r = sql_run(connection, err, "UPDATE deliveries SET lease = ?2, due_ms = ?3 WHERE id = ?1",
-                    NUMBER(delivery->id), NUMBER(delivery->lease), NUMBER(until_ms));
+        r = sql_run(claim->connection, err,
+                    "UPDATE deliveries SET lease = ?2, due_ms = ?3 WHERE id = ?1",
+                    NUMBER(delivery->id), NUMBER(delivery->lease), NUMBER(claim->until_ms));
     if (r < 0) {
         delivery_free(delivery);
         return r;
     }
-    *ret_delivery = delivery;
+    claim->deliveries[claim->n++] = delivery;
     return 1;
 }
 
-/* 1 if there is something to claim now. */
-static int look(struct connection *connection, uint64_t now_ms, uint64_t *ret_wait_ms,
-                struct error *err)
+static bool has_room(const struct claim *claim, const char *tenant)
 {
-    sqlite3_stmt *row;
-    int r = sql_row(connection, &row, err, "SELECT due_ms FROM deliveries ORDER BY due_ms LIMIT 1");
+    size_t n_own = 0;
 
-    if (r < 0)
-        return r;
-    uint64_t due_ms = r == 1 ? (uint64_t)sqlite3_column_int64(row, 0) : UINT64_MAX;
-    *ret_wait_ms = r == 0 ? UINT64_MAX : due_ms > now_ms ? due_ms - now_ms : 0;
-    return *ret_wait_ms == 0;
+    if (!claim->room)
+        return true;
+    for (size_t i = 0; i < claim->n; i++)
+        n_own += strcmp(claim->deliveries[i]->tenant, tenant) == 0;
+    return claim->room->has(claim->room->opaque, tenant, NULL, n_own, claim->n);
 }
 
-static int claim(struct event_queue *queue, struct delivery **deliveries, size_t max,
-                 uint64_t lease_ms, size_t *ret_n, uint64_t *ret_wait_ms, struct error *err)
+/* The next tenant after the cursor that has deliveries, from the start again after the last. */
+static int next_tenant(struct claim *claim, int64_t *ret_tenant_id, bool *ret_has_room,
+                       struct error *err)
 {
-    uint64_t now_ms = queue->now_ms();
+    sqlite3_stmt *row;
+    int r = 0;
+
+    for (int round = 0; r == 0 && round < 2; round++) {
+        r = sql_row(claim->connection, &row, err,
+                    "SELECT id, name FROM tenants WHERE id = (SELECT tenant_id FROM deliveries"
+                    " WHERE tenant_id > ?1 ORDER BY tenant_id LIMIT 1)",
+                    NUMBER(round == 0 ? claim->queue->delivery_cursor : 0));
+        if (r == 1) {
+            *ret_tenant_id = sqlite3_column_int64(row, 0);
+            *ret_has_room = has_room(claim, column_text(row, 1));
+        }
+    }
+    return r;
+}
+
+/* In turn from tenant to tenant, until a whole round finds nothing. */
+static int claim_in_turn(struct claim *claim, struct error *err)
+{
+    int64_t tenant_id = 0, first_idle = -1;
+    bool is_room = false;
+    int r = 0;
+
+    while (claim->n < claim->max && claim->examined < EXAMINED_MAX) {
+        r = next_tenant(claim, &tenant_id, &is_room, err);
+        if (r <= 0 || tenant_id == first_idle) {
+            claim->is_round = true;
+            break;
+        }
+        r = is_room ? claim_of(claim, tenant_id, err) : 0;
+        if (r < 0)
+            break;
+        if (r == 1)
+            first_idle = -1;
+        else if (first_idle < 0)
+            first_idle = tenant_id;
+        claim->queue->delivery_cursor = tenant_id;
+        claim->examined++;
+    }
+    return r < 0 ? r : 0;
+}
+
+/* As event_claim.c's. */
+static int read_wait(struct connection *connection, uint64_t after_ms, uint64_t now_ms,
+                     uint64_t *ret_wait_ms, struct error *err)
+{
+    sqlite3_stmt *row;
+    int r = sql_row(connection, &row, err,
+                    "SELECT due_ms FROM deliveries WHERE due_ms > ?1 ORDER BY due_ms LIMIT 1",
+                    NUMBER(after_ms));
+
+    if (r <= 0) {
+        *ret_wait_ms = UINT64_MAX;
+        return r;
+    }
+    uint64_t due_ms = (uint64_t)sqlite3_column_int64(row, 0);
+    *ret_wait_ms = due_ms > now_ms ? due_ms - now_ms : 0;
+    return 0;
+}
+
+static int look(struct event_queue *queue, uint64_t *ret_wait_ms, struct error *err)
+{
     struct connection *connection;
-    size_t n = 0;
-    int r = event_begin(queue, &connection, err);
+    int r = database_begin_read(queue->database, &connection, err);
 
     if (r < 0)
         return r;
-    while (r == 0 && n < max) {
-        r = claim_one(connection, now_ms, now_ms + lease_ms, &deliveries[n], err);
-        if (r == 0)
-            break;
-        if (r == 1) {
-            n++;
-            r = 0;
-        }
-    }
-    if (r == 0) {
-        r = look(connection, now_ms, ret_wait_ms, err);
-        r = r < 0 ? r : 0;
-    }
-    r = event_end(queue, connection, r, err);
-    for (size_t i = 0; r < 0 && i < n; i++)
-        delivery_free(deliveries[i]);
-    *ret_n = n;
+    r = read_wait(connection, 0, queue->now_ms(), ret_wait_ms, err);
+    database_end_read(connection);
+    return r;
+}
+
+static int claim_now(struct claim *claim, uint64_t *ret_wait_ms, struct error *err)
+{
+    int r = event_begin(claim->queue, &claim->connection, err);
+
+    if (r < 0)
+        return r;
+    r = claim_in_turn(claim, err);
+    if (r == 0)
+        r = read_wait(claim->connection, claim->is_round ? claim->now_ms : 0, claim->now_ms,
+                      ret_wait_ms, err);
+    r = event_end(claim->queue, claim->connection, r, err);
+    for (size_t i = 0; r < 0 && i < claim->n; i++)
+        delivery_free(claim->deliveries[i]);
     return r;
 }
 
 int event_queue_claim_deliveries(struct event_queue *queue, size_t max, uint64_t lease_ms,
-                                 struct delivery **ret_deliveries, size_t *ret_n,
-                                 uint64_t *ret_wait_ms, struct error *err)
+                                 const struct event_room *room, struct delivery **ret_deliveries,
+                                 size_t *ret_n, uint64_t *ret_wait_ms, struct error *err)
 {
     struct delivery *deliveries[EVENT_CLAIM_MAX];
-    struct connection *connection;
+    struct claim claim = {
+        .queue = queue, .room = room, .now_ms = queue->now_ms(), .deliveries = deliveries};
     uint64_t wait_ms = 0;
-    size_t n = 0;
     int r;
 
     if (max == 0 || max > EVENT_CLAIM_MAX || lease_ms == 0 || lease_ms > LEASE_MAX_MS)
         return error_say(err, EINVAL, "claim %zu deliveries for %llu ms", max,
                          (unsigned long long)lease_ms);
-    r = database_begin_read(queue->database, &connection, err);
+    claim.max = max;
+    claim.until_ms = claim.now_ms + lease_ms;
+    r = look(queue, &wait_ms, err);
+    if (r == 0 && wait_ms == 0)
+        r = claim_now(&claim, &wait_ms, err);
     if (r < 0)
         return r;
-    r = look(connection, queue->now_ms(), &wait_ms, err);
-    database_end_read(connection);
-    if (r == 1)
-        r = claim(queue, deliveries, max, lease_ms, &n, &wait_ms, err);
-    if (r < 0)
-        return r;
-    memcpy(ret_deliveries, deliveries, n * sizeof(deliveries[0]));
-    *ret_n = n;
+    memcpy(ret_deliveries, deliveries, claim.n * sizeof(deliveries[0]));
+    *ret_n = claim.n;
     if (ret_wait_ms)
         *ret_wait_ms = wait_ms;
     return 0;
 }
 
 static int finish(struct event_queue *queue, struct connection *connection,
-                  const struct delivery *delivery, bool success, bool *ret_dropped,
+                  const struct delivery *delivery, enum delivery_outcome outcome, bool *ret_dropped,
                   struct error *err)
 {
-    bool again = !success && delivery->attempt < ATTEMPTS_MAX;
-    uint64_t due_ms = queue->now_ms() + (BACKOFF_BASE_MS << (2 * delivery->attempt));
+    bool again = outcome == DELIVERY_FAILED && delivery->attempt < ATTEMPTS_MAX;
+    uint64_t due_ms = queue->now_ms() + (queue->delivery_base_ms << (2 * delivery->attempt));
     int r = again ? sql_run(connection, err,
                             "UPDATE deliveries SET lease = 0, attempts = attempts + 1, due_ms = ?3"
                             " WHERE id = ?1 AND lease = ?2",
@@ -177,13 +244,13 @@ static int finish(struct event_queue *queue, struct connection *connection,
 
     if (r == 0 && connection_changes(connection) == 0)
         return error_say(err, ESTALE, "the delivery's lease is over");
-    *ret_dropped = !success && !again;
+    *ret_dropped = outcome != DELIVERY_DONE && !again;
     queue->new_dropped += *ret_dropped;
     return r;
 }
 
-int event_queue_delivered(struct event_queue *queue, const struct delivery *delivery, bool success,
-                          bool *ret_dropped, struct error *err)
+int event_queue_delivered(struct event_queue *queue, const struct delivery *delivery,
+                          enum delivery_outcome outcome, bool *ret_dropped, struct error *err)
 {
     struct connection *connection;
     bool dropped = false;
@@ -191,7 +258,7 @@ int event_queue_delivered(struct event_queue *queue, const struct delivery *deli
 
     if (r < 0)
         return r;
-    r = finish(queue, connection, delivery, success, &dropped, err);
+    r = finish(queue, connection, delivery, outcome, &dropped, err);
     r = event_end(queue, connection, r, err);
     if (r == 0 && ret_dropped)
         *ret_dropped = dropped;

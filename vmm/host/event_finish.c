@@ -91,6 +91,7 @@ static int read_dead_letter(struct connection *connection, const struct event_ro
 /* What goes to a target; borrowed. */
 struct parcel {
     const struct event_row *row;
+    const struct event *event;
     enum delivery_kind kind;
     const char *target;
     const void *body;
@@ -130,6 +131,8 @@ static int send_to_function(struct event_queue *queue, struct connection *connec
     struct function_key key = {.tenant = parcel->row->tenant, .name = name};
     struct new_event event = {.hops = parcel->row->hops + 1,
                               .request_id = request_id,
+                              .trace = parcel->event->trace,
+                              .traceparent = parcel->event->traceparent,
                               .payload = parcel->body,
                               .payload_len_bytes = parcel->len};
     enum qualifier_kind kind;
@@ -168,6 +171,7 @@ static int send_out(struct event_queue *queue, struct connection *connection,
     if (r == 0)
         r = sql_run(connection, err, "INSERT INTO delivery_bodies VALUES (?1, ?2)",
                     NUMBER(connection_last_id(connection)), BLOB(parcel->body, parcel->len));
+    queue->new_deliveries += r == 0;
     return r < 0 ? r : 1;
 }
 
@@ -185,9 +189,11 @@ static int send(struct event_queue *queue, struct connection *connection,
 }
 
 static int send_record(struct event_queue *queue, struct connection *connection,
-                       const struct event_record *record, const char *target, struct error *err)
+                       const struct event_record *record, const struct event *event,
+                       const char *target, struct error *err)
 {
     struct parcel parcel = {.row = record->row,
+                            .event = event,
                             .kind = strcmp(record->condition, "Success") == 0 ? DELIVERY_ON_SUCCESS
                                                                               : DELIVERY_ON_FAILURE,
                             .target = target,
@@ -202,11 +208,13 @@ static int send_record(struct event_queue *queue, struct connection *connection,
 
 /* The event itself; why it is there stands beside it. */
 static int send_dead_letter(struct event_queue *queue, struct connection *connection,
-                            const struct event_record *record, struct error *err)
+                            const struct event_record *record, const struct event *event,
+                            struct error *err)
 {
     const char *said = record->result ? record->result->error_message : NULL;
     char target[TARGET_BYTES], code[16], message[MESSAGE_BYTES];
     struct parcel parcel = {.row = record->row,
+                            .event = event,
                             .kind = DELIVERY_DEAD_LETTER,
                             .target = target,
                             .body = record->payload,
@@ -226,7 +234,7 @@ static int send_dead_letter(struct event_queue *queue, struct connection *connec
 int event_end_for_good(struct event_queue *queue, struct connection *connection,
                        const struct event_row *row, const struct event_config *policy,
                        const char *condition, const struct event_result *result,
-                       const void *payload, size_t payload_len_bytes, struct error *err)
+                       const struct event *event, struct error *err)
 {
     bool is_success = strcmp(condition, "Success") == 0;
     const char *target = is_success ? policy->on_success : policy->on_failure;
@@ -236,17 +244,17 @@ int event_end_for_good(struct event_queue *queue, struct connection *connection,
         .row = row,
         .condition = condition,
         .invoke_count = row->failures + (result && result->executed_version ? 1 : 0),
-        .payload = payload,
-        .payload_len_bytes = payload_len_bytes,
+        .payload = event->payload,
+        .payload_len_bytes = event->payload_len_bytes,
         .result = result,
     };
     /* First away with it: its bytes make room for its record's. */
     int r = sql_run(connection, err, "DELETE FROM events WHERE id = ?1", NUMBER(row->id));
 
     if (r == 0 && target[0])
-        r = send_record(queue, connection, &record, target, err);
+        r = send_record(queue, connection, &record, event, target, err);
     if (r == 0 && !is_success)
-        r = send_dead_letter(queue, connection, &record, err);
+        r = send_dead_letter(queue, connection, &record, event, err);
     return r;
 }
 
@@ -308,7 +316,7 @@ static int finish(struct event_queue *queue, struct connection *connection,
                          err);
     return event_end_for_good(queue, connection, &read, &policy,
                               result->outcome == EVENT_SUCCEEDED ? "Success" : "RetriesExhausted",
-                              result, event->payload, event->payload_len_bytes, err);
+                              result, event, err);
 }
 
 int event_queue_finish(struct event_queue *queue, const struct event *event,

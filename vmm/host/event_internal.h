@@ -13,13 +13,16 @@ struct waiting;
 struct event_queue {
     struct database *database; /* borrowed */
     char region[64];
-    uint64_t retry_base_ms, throttle_base_ms;
+    uint64_t retry_base_ms, throttle_base_ms, delivery_base_ms;
     uint64_t max_tenant_events, max_tenant_bytes;
     uint64_t (*now_ms)(void);
+    void (*has_delivery)(void *opaque);
+    void *opaque;
     atomic_uint_fast64_t dropped;
     /* With the database's write transaction: */
-    int64_t cursor;       /* the function whose event was claimed last */
-    uint64_t new_dropped; /* in this transaction */
+    int64_t cursor;                       /* the function whose event was claimed last */
+    int64_t delivery_cursor;              /* the tenant whose delivery was */
+    uint64_t new_dropped, new_deliveries; /* in this transaction */
     /* With lock: enqueuers that wait for a flush (event_queue.c). */
     pthread_mutex_t lock;
     pthread_cond_t flushed;
@@ -38,7 +41,7 @@ int event_ticket(uint64_t *ret_lease, struct error *err);
 /* A new event, of a client's or a destination's; borrowed. */
 struct new_event {
     struct function_ids ids;
-    const char *qualifier, *request_id, *client_context, *trace;
+    const char *qualifier, *request_id, *client_context, *trace, *traceparent;
     uint32_t hops;
     const void *payload;
     size_t payload_len_bytes;
@@ -80,12 +83,13 @@ int event_read_policy(struct connection *connection, const struct event_row *row
 
 /*
  * event_end_for_good - its record to the destination, itself to the dead-letter queue, its row
- * away. @condition: as in records. @result: of the last attempt, or NULL.
+ * away. @condition: as in records. @result: of the last attempt, or NULL. @event: for its payload
+ * and traces.
  */
 int event_end_for_good(struct event_queue *queue, struct connection *connection,
                        const struct event_row *row, const struct event_config *policy,
                        const char *condition, const struct event_result *result,
-                       const void *payload, size_t payload_len_bytes, struct error *err);
+                       const struct event *event, struct error *err);
 
 /* --- records (event_record.c): pure --- */
 

@@ -16,6 +16,7 @@
 enum {
     RETRY_BASE_MS = 60000,
     THROTTLE_BASE_MS = 1000,
+    DELIVERY_BASE_MS = 1000,
     MAX_TENANT_EVENTS = 100000,
     BATCH_EVENTS = 256,    /* of one commit */
     BATCH_BYTES = 8 << 20, /* likewise: what everybody in it waits for */
@@ -68,9 +69,12 @@ int event_queue_open(struct database *database, const struct event_queue_options
     queue->database = database;
     queue->retry_base_ms = or_default(options->retry_base_ms, RETRY_BASE_MS);
     queue->throttle_base_ms = or_default(options->throttle_base_ms, THROTTLE_BASE_MS);
+    queue->delivery_base_ms = or_default(options->delivery_base_ms, DELIVERY_BASE_MS);
     queue->max_tenant_events = or_default(options->max_tenant_events, MAX_TENANT_EVENTS);
     queue->max_tenant_bytes = or_default(options->max_tenant_bytes, 1ull << 30);
     queue->now_ms = options->now_ms ? options->now_ms : wall_clock_ms;
+    queue->has_delivery = options->has_delivery;
+    queue->opaque = options->opaque;
     queue->last_waiting = &queue->first_waiting;
     pthread_mutex_init(&queue->lock, NULL); /* with default attributes neither fails on Linux */
     pthread_cond_init(&queue->flushed, NULL);
@@ -102,18 +106,21 @@ int event_begin(struct event_queue *queue, struct connection **ret_connection, s
     int r = database_begin_write(queue->database, ret_connection, err);
 
     if (r == 0)
-        queue->new_dropped = 0;
+        queue->new_dropped = queue->new_deliveries = 0;
     return r;
 }
 
 int event_end(struct event_queue *queue, struct connection *connection, int result,
               struct error *err)
 {
-    uint64_t dropped = queue->new_dropped;
+    uint64_t dropped = queue->new_dropped, deliveries = queue->new_deliveries;
 
     result = database_end_write(connection, result, err);
-    if (result == 0)
-        atomic_fetch_add(&queue->dropped, dropped);
+    if (result < 0)
+        return result;
+    atomic_fetch_add(&queue->dropped, dropped);
+    if (deliveries > 0 && queue->has_delivery)
+        queue->has_delivery(queue->opaque);
     return result;
 }
 
@@ -151,12 +158,12 @@ int event_insert(struct event_queue *queue, struct connection *connection,
     uint64_t now_ms = queue->now_ms();
     int r = sql_run(connection, err,
                     "INSERT INTO events (function_id, tenant_id, qualifier, request_id,"
-                    " accepted_ms, due_ms, hops, client_context, trace, bytes)"
-                    " VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7, ?8, ?9)",
+                    " accepted_ms, due_ms, hops, client_context, trace, bytes, traceparent)"
+                    " VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7, ?8, ?9, ?10)",
                     NUMBER(event->ids.function_id), NUMBER(event->ids.tenant_id),
                     TEXT(event->qualifier), TEXT(event->request_id), NUMBER(now_ms),
                     NUMBER(event->hops), TEXT(event->client_context), TEXT(event->trace),
-                    NUMBER(event->payload_len_bytes + ROW_BYTES));
+                    NUMBER(event->payload_len_bytes + ROW_BYTES), TEXT(event->traceparent));
 
     return r < 0 ? r
                  : sql_run(connection, err, "INSERT INTO payloads VALUES (?1, ?2)",
@@ -203,6 +210,9 @@ static int check_submission(const struct event_submission *event, struct error *
     if (event->trace && !is_printable(event->trace, EVENT_TRACE_MAX))
         return error_say(err, EINVAL, "the trace header has more than %d bytes or is no text",
                          EVENT_TRACE_MAX);
+    if (event->traceparent && !is_printable(event->traceparent, EVENT_TRACE_MAX))
+        return error_say(err, EINVAL, "the traceparent has more than %d bytes or is no text",
+                         EVENT_TRACE_MAX);
     return 0;
 }
 
@@ -221,6 +231,7 @@ static int check_row(struct event_queue *queue, struct connection *connection,
         .request_id = event->request_id,
         .client_context = event->client_context,
         .trace = event->trace,
+        .traceparent = event->traceparent,
         .payload = event->payload,
         .payload_len_bytes = event->payload_len_bytes,
     };

@@ -42,10 +42,14 @@ struct event_queue_options {
     const char *region;     /* in ARNs of records; NULL: us-east-1 */
     bool sole;              /* nobody else claims from this database: leases of before are over */
     uint64_t retry_base_ms; /* after the first failure; doubles. 0: one minute */
-    uint64_t throttle_base_ms;  /* after a throttle; doubles up to 300 times it. 0: one second */
+    uint64_t throttle_base_ms; /* after a throttle; doubles up to 300 times it. 0: one second */
+    uint64_t delivery_base_ms; /* after a delivery failed: 4 times it, then 16, …; 0: one second */
     uint64_t max_tenant_events; /* 0: 100,000 */
     uint64_t max_tenant_bytes;  /* of payloads and records, 512 for each row; 0: 1 GiB */
     uint64_t (*now_ms)(void);   /* NULL: the real clock */
+    /* A delivery was committed; on the thread that did it. May be NULL. */
+    void (*has_delivery)(void *opaque);
+    void *opaque;
 };
 
 int event_queue_open(struct database *database, const struct event_queue_options *options,
@@ -61,6 +65,7 @@ struct event_submission {
     size_t payload_len_bytes;   /* ≤ EVENT_PAYLOAD_MAX, else -E2BIG */
     const char *client_context; /* base64 as sent, or NULL */
     const char *trace;          /* X-Amzn-Trace-Id, or NULL */
+    const char *traceparent;    /* W3C, or NULL */
 };
 
 /* event_queue_enqueue - on disk when it returns 0. -ENOENT for a function or qualifier that is not
@@ -77,27 +82,42 @@ struct event {
     uint32_t claims;  /* how often it was claimed in all: over attempt, after an accident */
     uint64_t accepted_ms;
     uint64_t lease_until_ms;
-    const char *client_context, *trace; /* NULL where not given */
+    const char *client_context, *trace, *traceparent; /* NULL where not given */
     const void *payload;
     size_t payload_len_bytes;
 };
 
 void event_free(struct event *event);
 
+/* What a claimer has room for: asked in the claim's transaction, before each event. */
+struct event_room {
+    /* May it have another? In this claim it already gets @n_own of the tenant's, @n_claimed in all.
+     * @function: NULL for deliveries. */
+    bool (*has)(void *opaque, const char *tenant, const char *function, size_t n_own,
+                size_t n_claimed);
+    void *opaque;
+};
+
 /*
  * event_queue_claim - up to @max (≤ EVENT_CLAIM_MAX) events that are due, of different functions in
- * turn, leased for @lease_ms (the function's timeout and more: 900 s and its start).
+ * turn, where @room (NULL: anywhere) has some, leased for @lease_ms.
  * Events over their maximum age are not returned: they go to their failure destination at once.
  * Returns 0 with *ret_n ≥ 0; *ret_wait_ms (may be NULL): how long until it is worth calling again
- * (0: at once; UINT64_MAX: not before something is enqueued).
+ * (0: at once; UINT64_MAX: not before something is enqueued, or there is room for what is due).
  */
 int event_queue_claim(struct event_queue *queue, size_t max, uint64_t lease_ms,
-                      struct event **ret_events, size_t *ret_n, uint64_t *ret_wait_ms,
-                      struct error *err);
+                      const struct event_room *room, struct event **ret_events, size_t *ret_n,
+                      uint64_t *ret_wait_ms, struct error *err);
 
-/* event_queue_extend - a lease until @lease_ms from now. -ESTALE if it is no longer ours. */
-int event_queue_extend(struct event_queue *queue, struct event *event, uint64_t lease_ms,
-                       struct error *err);
+/* What a lease is known by: of an event. */
+struct event_lease {
+    uint64_t id, lease;
+};
+
+/* event_queue_extend - @n leases until @lease_ms from now, in one flush. *ret_n_lost (may be NULL):
+ * how many of them were no longer ours. */
+int event_queue_extend(struct event_queue *queue, const struct event_lease *leases, size_t n,
+                       uint64_t lease_ms, size_t *ret_n_lost, struct error *err);
 
 enum event_outcome {
     EVENT_SUCCEEDED,
@@ -144,15 +164,22 @@ struct delivery {
 
 void delivery_free(struct delivery *delivery);
 
-/* event_queue_claim_deliveries - as event_queue_claim(), oldest first. */
+/* event_queue_claim_deliveries - as event_queue_claim(): of different tenants in turn, each one's
+ * oldest first. */
 int event_queue_claim_deliveries(struct event_queue *queue, size_t max, uint64_t lease_ms,
-                                 struct delivery **ret_deliveries, size_t *ret_n,
-                                 uint64_t *ret_wait_ms, struct error *err);
+                                 const struct event_room *room, struct delivery **ret_deliveries,
+                                 size_t *ret_n, uint64_t *ret_wait_ms, struct error *err);
 
-/* event_queue_delivered - gone if @success; else again with backoff, dropped after 5 attempts
- * (*ret_dropped, may be NULL: count it as a DestinationDeliveryFailure). -ESTALE as above. */
-int event_queue_delivered(struct event_queue *queue, const struct delivery *delivery, bool success,
-                          bool *ret_dropped, struct error *err);
+enum delivery_outcome {
+    DELIVERY_DONE,
+    DELIVERY_FAILED,  /* again with backoff; dropped after 5 attempts */
+    DELIVERY_REFUSED, /* dropped at once: it would be refused again */
+};
+
+/* event_queue_delivered - *ret_dropped (may be NULL): count it as a DestinationDeliveryFailure.
+ * -ESTALE as above. */
+int event_queue_delivered(struct event_queue *queue, const struct delivery *delivery,
+                          enum delivery_outcome outcome, bool *ret_dropped, struct error *err);
 
 /* --- statistics --- */
 

@@ -1,11 +1,12 @@
 /*
- * The queue's worker: see event_worker.h. One thread claims as many events as there is room for; a
- * pool runs them. An event whose lease is not finished (the daemon was killed) comes back by
- * itself.
+ * The queue's worker: see event_worker.h. One thread claims as many events as there is room for and
+ * extends the leases of those that run; a pool runs them. An event whose lease is not finished (the
+ * daemon was killed) comes back by itself.
  */
 #include "event_worker.h"
 
 #include <errno.h>
+#include <jansson.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <sodium.h>
@@ -14,28 +15,43 @@
 #include <time.h>
 
 #include "api/work_pool.h"
+#include "claim_loop.h"
+#include "common/fd.h"
+#include "event_throttle.h"
+#include "tenant_share.h"
 
 enum {
     MAX_RUNNING = 64,
-    LEASE_MS = 20 * 60 * 1000, /* the longest function, and the time to start one */
-    LONGEST_WAIT_MS = 60000,
+    LEASE_MS = 90 * 1000,
     RETRY_MS = 1000, /* after the database failed */
-};
-
-struct event_worker {
-    struct event_worker_options options;
-    struct work_pool *pool; /* owned */
-    pthread_t claimer;
-    pthread_mutex_t lock; /* of all below */
-    pthread_cond_t wake;
-    unsigned n_running;
-    bool was_woken, is_ending;
 };
 
 struct job {
     struct event_worker *worker;
-    struct event *event; /* owned */
+    struct event *event;    /* owned */
+    struct job *next, **at; /* in the list of what runs */
 };
+
+struct event_worker {
+    struct event_worker_options options;
+    struct work_pool *pool; /* owned, as all pointers below */
+    struct claim_loop *loop;
+    uint64_t extended_ms;       /* the loop's: when leases were extended last */
+    struct event_lease *leases; /* the loop's: max_running of them */
+    pthread_mutex_t lock;       /* of all below */
+    struct tenant_share *share;
+    struct event_throttle *throttle;
+    struct job *running;
+};
+
+/* Goes on while the machine is suspended, as leases do. */
+static uint64_t now_ms(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
 
 /* --- one event ------------------------------------------------------------------------------- */
 
@@ -43,7 +59,7 @@ static void take_failure(int r, const struct error *err, struct event_result *re
 {
     result->error_message = err->text;
     if (r == -ENOENT)
-        result->outcome = EVENT_ABANDONED; /* its function is gone */
+        result->outcome = EVENT_ABANDONED; /* its function is gone, or switched off */
     else
         result->outcome = EVENT_THROTTLED; /* no concurrency, or the host failed: later */
 }
@@ -72,7 +88,8 @@ static int invoke(const struct event_worker *worker, const struct event *event,
                                         .payload = event->payload,
                                         .payload_bytes = event->payload_len_bytes,
                                         .client_context = context,
-                                        .trace_id = event->trace};
+                                        .trace_id = event->trace,
+                                        .traceparent = event->traceparent};
 
     *ret_result = (struct api_invocation_result){.error = API_NO_ERROR};
     int r = options->backend->invoke(options->backend_opaque, &invocation, ret_result, err);
@@ -80,7 +97,18 @@ static int invoke(const struct event_worker *worker, const struct event *event,
     return r;
 }
 
-static void run_event(const struct event_worker *worker, const struct event *event)
+/* What a dead-letter queue is told of a function's error; owned, or NULL. */
+static char *error_message_of(const struct api_invocation_result *answer)
+{
+    json_t *object = json_loadb((const char *)answer->payload, answer->payload_bytes, 0, NULL);
+    const char *message = json_string_value(json_object_get(object, "errorMessage"));
+    char *copy = message ? strdup(message) : NULL;
+
+    json_decref(object);
+    return copy;
+}
+
+static enum event_outcome run_event(const struct event_worker *worker, const struct event *event)
 {
     const struct event_worker_options *options = &worker->options;
     const struct function_key key = {event->tenant, event->function, event->qualifier};
@@ -88,9 +116,12 @@ static void run_event(const struct event_worker *worker, const struct event *eve
     struct api_invocation_result answer = {.error = API_NO_ERROR};
     struct event_result result = {.outcome = EVENT_SUCCEEDED, .status = 200};
     struct function *function = NULL;
+    AUTO_FREE char *message = NULL;
     struct error err = {0};
-    int r = registry_find(options->registry, &key, roll, &function, &err);
+    int r = registry_find_served(options->registry, &key, roll, &function, &err);
 
+    if (r == 0 && function->reserved_concurrency == 0)
+        r = error_say(&err, ENOENT, "the function's reserved concurrency is 0: it never runs");
     if (r == 0)
         r = invoke(worker, event, function, &answer, &err);
     if (r < 0) {
@@ -102,6 +133,8 @@ static void run_event(const struct event_worker *worker, const struct event *eve
         if (answer.error != API_NO_ERROR) {
             result.outcome = EVENT_FUNCTION_FAILED;
             result.function_error = answer.error == API_ERROR_HANDLED ? "Handled" : "Unhandled";
+            message = answer.payload ? error_message_of(&answer) : NULL;
+            result.error_message = message;
         }
     }
     struct error finish_err;
@@ -110,38 +143,97 @@ static void run_event(const struct event_worker *worker, const struct event *eve
         options->failed(event->request_id, finish_err.text);
     free(answer.payload);
     function_free(function);
+    return result.outcome;
+}
+
+/* --- what runs ------------------------------------------------------------------------------- */
+
+static void put_running(struct job *job)
+{
+    struct event_worker *worker = job->worker;
+
+    pthread_mutex_lock(&worker->lock);
+    tenant_share_take(worker->share, job->event->tenant);
+    job->next = worker->running;
+    job->at = &worker->running;
+    if (job->next)
+        job->next->at = &job->next;
+    worker->running = job;
+    pthread_mutex_unlock(&worker->lock);
+}
+
+/* With the lock. */
+static void take_running(struct job *job)
+{
+    *job->at = job->next;
+    if (job->next)
+        job->next->at = job->at;
+    tenant_share_give(job->worker->share, job->event->tenant);
+}
+
+static void note_outcome(struct event_worker *worker, const struct event *event,
+                         enum event_outcome outcome)
+{
+    if (outcome == EVENT_THROTTLED)
+        event_throttle_note(worker->throttle, event->tenant, event->function, now_ms());
+    else
+        event_throttle_end(worker->throttle, event->tenant, event->function);
 }
 
 static void run_job(void *opaque)
 {
     struct job *job = opaque;
     struct event_worker *worker = job->worker;
+    enum event_outcome outcome = run_event(worker, job->event);
 
-    run_event(worker, job->event);
+    pthread_mutex_lock(&worker->lock);
+    note_outcome(worker, job->event, outcome);
+    take_running(job);
+    pthread_mutex_unlock(&worker->lock);
     event_free(job->event);
     free(job);
+    claim_loop_wake(worker->loop); /* room for another, and it may have queued one */
+}
+
+/* --- leases ---------------------------------------------------------------------------------- */
+
+static uint64_t extend_every_ms(const struct event_worker *worker)
+{
+    return worker->options.lease_ms / 3;
+}
+
+/* Those of all that runs. One that was lost (the database stood still for longer than it) is run
+ * again; whoever ends last finds that out. */
+static int extend_leases(struct event_worker *worker, struct error *err)
+{
+    size_t n = 0;
+
+    if (now_ms() - worker->extended_ms < extend_every_ms(worker))
+        return 0;
     pthread_mutex_lock(&worker->lock);
-    worker->n_running--;
-    worker->was_woken = true; /* room for another, and it may have queued one */
-    pthread_cond_signal(&worker->wake);
+    for (const struct job *at = worker->running; at; at = at->next)
+        worker->leases[n++] = (struct event_lease){at->event->id, at->event->lease};
     pthread_mutex_unlock(&worker->lock);
+    int r = n > 0 ? event_queue_extend(worker->options.queue, worker->leases, n,
+                                       worker->options.lease_ms, NULL, err)
+                  : 0;
+    if (r == 0)
+        worker->extended_ms = now_ms();
+    return r;
 }
 
 /* --- claiming -------------------------------------------------------------------------------- */
 
-/* With the lock. */
-static void wait_until(struct event_worker *worker, uint64_t wait_ms)
+static bool has_room(void *opaque, const char *tenant, const char *function, size_t n_own,
+                     size_t n_claimed)
 {
-    struct timespec until;
-    int r = 0;
+    struct event_worker *worker = opaque;
 
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += (time_t)(wait_ms / 1000);
-    until.tv_nsec += (long)(wait_ms % 1000) * 1000000;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
-    while (r == 0 && !worker->was_woken && !worker->is_ending)
-        r = pthread_cond_timedwait(&worker->wake, &worker->lock, &until);
+    pthread_mutex_lock(&worker->lock);
+    bool has = tenant_share_allows(worker->share, tenant, n_own, n_claimed) &&
+               !event_throttle_holds(worker->throttle, tenant, function, now_ms());
+    pthread_mutex_unlock(&worker->lock);
+    return has;
 }
 
 static void start(struct event_worker *worker, struct event *event)
@@ -149,78 +241,95 @@ static void start(struct event_worker *worker, struct event *event)
     struct job *job = malloc(sizeof(*job));
 
     if (job) {
-        *job = (struct job){worker, event};
-        pthread_mutex_lock(&worker->lock);
-        worker->n_running++;
-        pthread_mutex_unlock(&worker->lock);
+        *job = (struct job){.worker = worker, .event = event};
+        put_running(job);
         if (work_pool_submit(worker->pool, run_job, job) == 0)
             return;
         pthread_mutex_lock(&worker->lock);
-        worker->n_running--;
+        take_running(job);
         pthread_mutex_unlock(&worker->lock);
         free(job);
     }
     event_free(event); /* claimed for nothing: back after its lease */
 }
 
-static void *claimer_main(void *opaque)
+static int claim(struct event_worker *worker, uint64_t *ret_wait_ms, struct error *err)
 {
-    struct event_worker *worker = opaque;
+    const struct event_room room = {has_room, worker};
     struct event *events[EVENT_CLAIM_MAX];
-    struct error err;
+    size_t n = 0, left;
 
     pthread_mutex_lock(&worker->lock);
-    while (!worker->is_ending) {
-        uint64_t wait_ms = LONGEST_WAIT_MS;
-        size_t n = 0, room = worker->options.max_running - worker->n_running;
-
-        worker->was_woken = false;
-        pthread_mutex_unlock(&worker->lock);
-        room = room < EVENT_CLAIM_MAX ? room : EVENT_CLAIM_MAX;
-        if (room > 0 && event_queue_claim(worker->options.queue, room, LEASE_MS, events, &n,
-                                          &wait_ms, &err) < 0) {
-            worker->options.failed("", err.text);
-            wait_ms = RETRY_MS;
-        }
-        for (size_t i = 0; i < n; i++)
-            start(worker, events[i]);
-        pthread_mutex_lock(&worker->lock);
-        if (n == 0)
-            wait_until(worker, wait_ms < LONGEST_WAIT_MS ? wait_ms : LONGEST_WAIT_MS);
-    }
+    left = tenant_share_left(worker->share);
     pthread_mutex_unlock(&worker->lock);
-    return NULL;
+    if (left == 0)
+        return 0; /* who ends wakes us */
+    int r =
+        event_queue_claim(worker->options.queue, left < EVENT_CLAIM_MAX ? left : EVENT_CLAIM_MAX,
+                          worker->options.lease_ms, &room, events, &n, ret_wait_ms, err);
+    for (size_t i = 0; r == 0 && i < n; i++)
+        start(worker, events[i]);
+    return r;
+}
+
+static uint64_t turn(void *opaque)
+{
+    struct event_worker *worker = opaque;
+    uint64_t wait_ms = UINT64_MAX, throttle_ms;
+    struct error err;
+    int r = extend_leases(worker, &err); /* first: what runs must not be claimed */
+
+    if (r == 0)
+        r = claim(worker, &wait_ms, &err);
+    if (r < 0) {
+        worker->options.failed("", err.text);
+        return RETRY_MS;
+    }
+    pthread_mutex_lock(&worker->lock);
+    throttle_ms = event_throttle_wait_ms(worker->throttle, now_ms());
+    if (worker->running && extend_every_ms(worker) < wait_ms)
+        wait_ms = extend_every_ms(worker);
+    pthread_mutex_unlock(&worker->lock);
+    return wait_ms < throttle_ms ? wait_ms : throttle_ms;
 }
 
 /* --- life ------------------------------------------------------------------------------------ */
+
+static int make_parts(struct event_worker *worker, struct error *err)
+{
+    unsigned max_running = worker->options.max_running;
+    int r;
+
+    worker->leases = calloc(max_running, sizeof(*worker->leases));
+    worker->throttle = calloc(1, sizeof(*worker->throttle));
+    if (!worker->leases || !worker->throttle)
+        return error_set(err, ENOMEM, "make the queue's worker");
+    r = tenant_share_new(max_running, &worker->share, err);
+    if (r == 0)
+        r = work_pool_new(max_running, max_running, &worker->pool, err);
+    if (r == 0)
+        r = claim_loop_new(turn, worker, &worker->loop, err);
+    return r < 0 ? r : claim_loop_start(worker->loop, err);
+}
 
 int event_worker_new(const struct event_worker_options *options, struct event_worker **ret_worker,
                      struct error *err)
 {
     struct event_worker *worker = calloc(1, sizeof(*worker));
-    pthread_condattr_t monotonic;
+    int r;
 
     if (!worker)
         return error_set(err, ENOMEM, "make the queue's worker");
     worker->options = *options;
     if (!worker->options.max_running)
         worker->options.max_running = MAX_RUNNING;
-    int r =
-        work_pool_new(worker->options.max_running, worker->options.max_running, &worker->pool, err);
-    if (r < 0) {
-        free(worker);
-        return r;
-    }
+    if (!worker->options.lease_ms)
+        worker->options.lease_ms = LEASE_MS;
     pthread_mutex_init(&worker->lock, NULL);
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&worker->wake, &monotonic);
-    pthread_condattr_destroy(&monotonic);
-    int e = pthread_create(&worker->claimer, NULL, claimer_main, worker);
-    if (e) {
-        work_pool_free(worker->pool);
-        free(worker);
-        return error_set(err, e, "start the queue's worker");
+    r = make_parts(worker, err);
+    if (r < 0) {
+        event_worker_free(worker);
+        return r;
     }
     *ret_worker = worker;
     return 0;
@@ -228,23 +337,19 @@ int event_worker_new(const struct event_worker_options *options, struct event_wo
 
 void event_worker_wake(struct event_worker *worker)
 {
-    pthread_mutex_lock(&worker->lock);
-    worker->was_woken = true;
-    pthread_cond_signal(&worker->wake);
-    pthread_mutex_unlock(&worker->lock);
+    claim_loop_wake(worker->loop);
 }
 
 void event_worker_free(struct event_worker *worker)
 {
     if (!worker)
         return;
-    pthread_mutex_lock(&worker->lock);
-    worker->is_ending = true;
-    pthread_cond_signal(&worker->wake);
-    pthread_mutex_unlock(&worker->lock);
-    pthread_join(worker->claimer, NULL);
-    work_pool_free(worker->pool);
-    pthread_cond_destroy(&worker->wake);
+    claim_loop_stop(worker->loop);
+    work_pool_free(worker->pool); /* its jobs wake the loop: that goes last */
+    claim_loop_free(worker->loop);
+    tenant_share_free(worker->share);
     pthread_mutex_destroy(&worker->lock);
+    free(worker->throttle);
+    free(worker->leases);
     free(worker);
 }

@@ -1,7 +1,9 @@
 /*
  * Runs asynchronous events: claims them from the queue, invokes, finishes. At most some at a time,
- * so that a backlog leaves room for those who wait for an answer.
- * Process: mayflyd. What goes to files and HTTP endpoints (deliveries) is not its business.
+ * so that a backlog leaves room for those who wait for an answer; tenants share that
+ * (tenant_share.h), and a function that is throttled is left alone for a while (event_throttle.h).
+ * An event's lease is short and extended while it runs: after a crash it comes back soon.
+ * Process: mayflyd. What goes to files and HTTP endpoints is the delivery_sender's business.
  */
 #ifndef MAYFLY_HOST_EVENT_WORKER_H
 #define MAYFLY_HOST_EVENT_WORKER_H
@@ -16,6 +18,7 @@ struct event_worker_options {
     const struct api_backend *backend;
     void *backend_opaque;
     unsigned max_running; /* 0: 64 */
+    unsigned lease_ms;    /* 0: 90 s; extended at a third of it */
     void (*failed)(const char *request_id, const char *text);
 };
 

@@ -248,6 +248,9 @@ static int freeze(const struct function_snapshot_config *config,
     r = describe(config, function, tree, level, parent, &about, err);
     if (r == 0)
         r = store_frozen(config, &about, memory_fd, state_fd, ret_manifest, err);
+    /* With the file goes the memory that it may be in, and the monitor's leave to have so much. */
+    fd_close_at_exit(&memory_fd);
+    memory_fd = -1;
     if (r == 0)
         r = instance_thaw(instance, err);
     if (r < 0)

@@ -437,6 +437,11 @@ const char *instance_jail_missing(const struct instance *instance)
     return instance->jail_missing;
 }
 
+const char *instance_id(const struct instance *instance)
+{
+    return instance->id;
+}
+
 uint64_t instance_private_bytes(const struct instance *instance)
 {
     return instance->private_bytes;

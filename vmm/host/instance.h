@@ -47,6 +47,7 @@ struct instance_config {
     const char *monitor_path;  /* NULL: beside the running program */
     const char *command_line;  /* further words for the guest kernel; may be NULL */
     enum vm_jail jail;
+    enum vm_cpu cpu;
     bool seccomp_trap;        /* see vm_config */
     const char *cpu_template; /* common/cpu_template.h; NULL: the host's CPU */
     uint32_t memory_mib;
@@ -147,6 +148,7 @@ int instance_find_image(const struct instance_config *config, const char *name, 
                         struct error *err);
 
 /* All borrowed until the instance is destroyed. */
+const char *instance_id(const struct instance *instance);
 const struct agent_hello *instance_hello(const struct instance *instance);
 const struct instance_timings *instance_timings(const struct instance *instance);
 

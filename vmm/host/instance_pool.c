@@ -107,6 +107,8 @@ static void leave_idle(struct instance_pool *pool, struct pool_slot *slot)
     TAILQ_REMOVE(&pool->idle, slot, in_all);
     slot->version->function->counters.idle--;
     pool->n_idle--;
+    pool->n_unused -= slot->is_unused;
+    slot->is_unused = false;
 }
 
 void pool_slot_doom_idle(struct instance_pool *pool, struct pool_slot *slot)
@@ -115,7 +117,9 @@ void pool_slot_doom_idle(struct instance_pool *pool, struct pool_slot *slot)
     doom(pool, slot);
 }
 
-void pool_slot_to_idle(struct instance_pool *pool, struct pool_slot *slot)
+/* @before: in the pool's list; NULL: at its end. */
+static void to_idle_before(struct instance_pool *pool, struct pool_slot *slot,
+                           struct pool_slot *before)
 {
     struct pool_version *version = slot->version;
 
@@ -125,12 +129,46 @@ void pool_slot_to_idle(struct instance_pool *pool, struct pool_slot *slot)
     }
     slot->idle_since_ns = clock_now_ns();
     TAILQ_INSERT_HEAD(&version->idle, slot, in_version);
-    TAILQ_INSERT_TAIL(&pool->idle, slot, in_all);
+    if (before)
+        TAILQ_INSERT_BEFORE(before, slot, in_all);
+    else
+        TAILQ_INSERT_TAIL(&pool->idle, slot, in_all);
+    pool->n_unused += slot->is_unused;
     version->function->counters.idle++;
     pool->n_idle++;
     pthread_cond_signal(&version->changed);
     if (pool->n_idle == 1)
         pthread_cond_signal(&pool->work); /* there is something to look after again */
+}
+
+void pool_slot_to_idle(struct instance_pool *pool, struct pool_slot *slot)
+{
+    to_idle_before(pool, slot, NULL);
+}
+
+/* Of many builds in a row only the last leave an instance. */
+static void trim_unused(struct instance_pool *pool)
+{
+    struct pool_slot *next, *slot = TAILQ_FIRST(&pool->idle);
+
+    for (; slot && slot->is_unused && pool->n_unused > POOL_UNUSED_MAX; slot = next) {
+        next = TAILQ_NEXT(slot, in_all);
+        if (slot->version->live <= slot->version->wanted)
+            continue;
+        pool->counts.ended_room++;
+        pool_slot_doom_idle(pool, slot);
+    }
+}
+
+void pool_slot_to_unused(struct instance_pool *pool, struct pool_slot *slot)
+{
+    struct pool_slot *before = TAILQ_FIRST(&pool->idle);
+
+    while (before && before->is_unused)
+        before = TAILQ_NEXT(before, in_all);
+    slot->is_unused = true;
+    to_idle_before(pool, slot, before);
+    trim_unused(pool);
 }
 
 /* A started instance begins its first lease. */
@@ -385,7 +423,7 @@ static int make(struct acquiring *a)
     end_start(pool, slot);
     if (r < 0 || a->is_build) {
         slot->log = NULL;
-        pool_slot_to_idle(pool, slot);
+        pool_slot_to_unused(pool, slot);
         return r;
     }
     to_lease(pool, slot);
@@ -549,10 +587,15 @@ static void set_provision(struct instance_pool *pool, struct pool_version *versi
         version->peaks = (struct pool_peaks){0};
         pool_peaks_note(&version->peaks, version->busy);
     }
+    uint32_t before = version->wanted;
     version->provision = *provision;
     version->wanted = provision->maximum > 0 ? pool_policy_track(provision, &version->peaks) : 0;
     version->provision_failures = 0;
     version->provision_retry_ns = 0;
+    version->provision_trouble[0] = '\0';
+    /* Nobody pays for them any longer; the coldest first. */
+    for (; before > version->wanted && !TAILQ_EMPTY(&version->idle); before--)
+        pool_slot_doom_idle(pool, TAILQ_LAST(&version->idle, slot_list));
     pthread_cond_broadcast(&pool->work);
 }
 
@@ -633,6 +676,34 @@ void instance_pool_invalidate(struct instance_pool *pool, const char *tenant, co
     pthread_mutex_unlock(&pool->lock);
 }
 
+/* The builds of @version that are, or are not, its own. */
+static void retire_builds(struct instance_pool *pool, const struct function_version *version,
+                          bool own)
+{
+    struct pool_version *next;
+
+    pthread_mutex_lock(&pool->lock);
+    for (struct pool_version *item = TAILQ_FIRST(&pool->versions); item; item = next) {
+        next = TAILQ_NEXT(item, in_all);
+        if ((item->build_id == version->build_id) == own &&
+            strcmp(item->tenant, version->tenant) == 0 &&
+            strcmp(item->name, version->function.name) == 0 &&
+            strcmp(item->version, version->function.version) == 0)
+            pool_version_retire(pool, item);
+    }
+    pthread_mutex_unlock(&pool->lock);
+}
+
+void instance_pool_keep_build(struct instance_pool *pool, const struct function_version *version)
+{
+    retire_builds(pool, version, false);
+}
+
+void instance_pool_drop_build(struct instance_pool *pool, const struct function_version *version)
+{
+    retire_builds(pool, version, true);
+}
+
 /* --- figures --------------------------------------------------------------------------------- */
 
 void instance_pool_get_counts(struct instance_pool *pool, struct pool_counts *ret_counts)
@@ -660,6 +731,7 @@ void instance_pool_provision_status(struct instance_pool *pool,
 
         status.wanted = found->wanted;
         status.ready = ready < found->wanted ? ready : found->wanted;
+        memcpy(status.trouble, found->provision_trouble, sizeof(status.trouble));
     }
     pthread_mutex_unlock(&pool->lock);
     *ret_status = status;

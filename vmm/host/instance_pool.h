@@ -19,6 +19,8 @@
 struct instance_pool;
 struct pool_slot;
 
+enum { POOL_UNUSED_MAX = 8 };
+
 struct instance_pool_config {
     const struct instance_source_ops *ops;
     void *source; /* borrowed for the pool's life */
@@ -80,7 +82,9 @@ void instance_pool_release(struct instance_pool *pool, struct pool_lease *lease,
 
 /*
  * instance_pool_build - make the version's snapshot, unless it is there: what publishing a function
- * waits for. The instance that it was taken of waits for the first event. No event, no concurrency.
+ * waits for. The instance that it was taken of waits for the first event, but it is the first to go
+ * when there is no room, and only the last POOL_UNUSED_MAX such instances are kept. No event, no
+ * concurrency.
  * *ret_lease: a verdict only, POOL_READY, POOL_INIT_FAILED or POOL_HOST_FULL. Errors as above.
  */
 int instance_pool_build(struct instance_pool *pool, const struct function_version *version,
@@ -90,8 +94,8 @@ int instance_pool_build(struct instance_pool *pool, const struct function_versio
 /*
  * instance_pool_provision - hold instances of @version ready. Waits until its snapshot is there,
  * not for the instances. A new call replaces the version's older numbers; minimum and maximum 0
- * end it. *ret_lease as for instance_pool_build().
- * -EINVAL for numbers that make no sense.
+ * end it. Idle instances that were held and no longer are end now. *ret_lease as for
+ * instance_pool_build(). -EINVAL for numbers that make no sense.
  */
 int instance_pool_provision(struct instance_pool *pool, const struct function_version *version,
                             const struct pool_provision *provision, struct pool_lease *ret_lease,
@@ -104,6 +108,14 @@ int instance_pool_provision(struct instance_pool *pool, const struct function_ve
  */
 void instance_pool_invalidate(struct instance_pool *pool, const char *tenant, const char *function,
                               const char *version);
+
+/*
+ * instance_pool_keep_build - @version's build has taken over: all others of the same version end as
+ * above. instance_pool_drop_build - it is nobody's any more: it ends, whoever has just used it.
+ * Of @version tenant, name, version and build_id are used.
+ */
+void instance_pool_keep_build(struct instance_pool *pool, const struct function_version *version);
+void instance_pool_drop_build(struct instance_pool *pool, const struct function_version *version);
 
 struct pool_counts {
     uint32_t live; /* instances, those being started or ended too */
@@ -123,8 +135,9 @@ void instance_pool_get_counts(struct instance_pool *pool, struct pool_counts *re
 
 /* What one version has, of what was promised. */
 struct pool_provision_status {
-    uint32_t wanted; /* at present, by target tracking; 0: nothing is provisioned */
-    uint32_t ready;  /* alive, busy or idle: at most wanted */
+    uint32_t wanted;   /* at present, by target tracking; 0: nothing is provisioned */
+    uint32_t ready;    /* alive, busy or idle: at most wanted */
+    char trouble[128]; /* why the last restore ahead failed, until one succeeds; or "" */
 };
 
 void instance_pool_provision_status(struct instance_pool *pool,

@@ -23,6 +23,8 @@ struct make_failure {
     struct agent_result init; /* owned */
 };
 
+TAILQ_HEAD(slot_list, pool_slot);
+
 /* One build of one version of one function: what instances are interchangeable within. */
 struct pool_version {
     LIST_ENTRY(pool_version) in_bucket;
@@ -35,7 +37,7 @@ struct pool_version {
     uint32_t live;  /* slots, but for the doomed */
     uint32_t busy;  /* of these, leased */
     uint32_t starting;
-    TAILQ_HEAD(, pool_slot) idle; /* the warmest first */
+    struct slot_list idle; /* the warmest first */
 
     struct shared_frozen *shared; /* a reference; NULL: not opened */
     bool is_making;               /* somebody opens or makes it */
@@ -48,6 +50,7 @@ struct pool_version {
     uint32_t wanted; /* to hold, by target tracking */
     uint32_t provision_failures;
     uint64_t provision_retry_ns;
+    char provision_trouble[sizeof(((struct pool_provision_status *)0)->trouble)];
 };
 
 /* An instance's place in the pool. */
@@ -57,12 +60,11 @@ struct pool_slot {
     struct pool_version *version;
     struct instance *instance; /* owned */
     uint64_t idle_since_ns;
+    bool is_unused;   /* idle since its build: no event yet */
     bool is_reserved; /* while leased: how it entered its function's concurrency */
     agent_log *log;   /* of the present lease; read on its thread only */
     void *log_opaque;
 };
-
-TAILQ_HEAD(slot_list, pool_slot);
 
 struct instance_pool {
     struct instance_pool_config config;
@@ -77,10 +79,10 @@ struct instance_pool {
     struct concurrency *concurrency;
     LIST_HEAD(, pool_version) buckets[POOL_BUCKETS];
     TAILQ_HEAD(, pool_version) versions;
-    struct slot_list idle;   /* the least recently used first */
+    struct slot_list idle;   /* the unused ones of builds, then the least recently used first */
     struct slot_list doomed; /* to be ended by a keeper */
     uint32_t leases;         /* out, or on their way out */
-    uint32_t n_live, n_idle, n_busy, n_starting, n_versions;
+    uint32_t n_live, n_idle, n_unused, n_busy, n_starting, n_versions;
     uint64_t swept_ns;       /* when idle instances were last looked at */
     uint64_t tracked_ns;     /* when an interval of target tracking last began */
     uint64_t memory_read_ns; /* /proc/meminfo */
@@ -114,6 +116,8 @@ struct pool_slot *pool_slot_new(struct instance_pool *pool, struct pool_version 
 void pool_slot_void(struct instance_pool *pool, struct pool_slot *slot);
 void pool_slot_doom_idle(struct instance_pool *pool, struct pool_slot *slot);
 void pool_slot_to_idle(struct instance_pool *pool, struct pool_slot *slot);
+/* pool_slot_to_unused - of a build: likewise, but among the first to go. */
+void pool_slot_to_unused(struct instance_pool *pool, struct pool_slot *slot);
 /* pool_slot_log - an agent_log; its opaque is the slot. */
 agent_log pool_slot_log;
 /* pool_make_room - for one more instance, by ending idle ones. Is there any? */

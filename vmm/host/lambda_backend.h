@@ -1,22 +1,27 @@
 /*
  * What runs functions for the API: the registry's functions on the dispatcher's instances.
- * Builds what waits for its snapshot, holds what is provisioned, turns results into Lambda's.
+ * Has built what waits for its snapshot (function_builder.h), holds what is provisioned, turns
+ * results into Lambda's.
  *
- * Process: mayflyd. Threads: any through the API's calls; two of its own for builds.
+ * Process: mayflyd. Threads: any through the API's calls; its own for builds and provisioning.
  */
 #ifndef MAYFLY_HOST_LAMBDA_BACKEND_H
 #define MAYFLY_HOST_LAMBDA_BACKEND_H
 
 #include "api/api.h"
 #include "dispatcher.h"
+#include "observer.h"
 
 struct lambda_backend;
 
 struct lambda_backend_options {
-    struct registry *registry;     /* borrowed, as the dispatcher */
-    struct dispatcher *dispatcher; /* its configuration's image: of runtimes without one */
-    const char *const *tenants;    /* whose provisioned concurrency is to be held; copied */
-    size_t n_tenants;
+    struct registry *registry;             /* borrowed, as the dispatcher */
+    struct dispatcher *dispatcher;         /* its configuration's image: of runtimes without one */
+    uint32_t most_percent, target_percent; /* as in struct provisioner_options */
+    /* Is there what functions of a runtime need? As runtime_check_images(). Any thread. */
+    int (*check_runtime)(void *opaque, const char *runtime, struct error *err);
+    void *opaque;
+    const struct observer *observer; /* borrowed; NULL: nobody sees what runs */
     /* What nobody waits for and went wrong; one line. Any thread. */
     void (*failed)(const char *request_id, const char *text);
 };

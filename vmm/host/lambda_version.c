@@ -6,18 +6,22 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
+
+#include "runtime_images.h"
 
 enum { MIB_PER_VCPU = 1769, MAX_VCPUS = 6, PATH_BYTES = 4096 }; /* as in Lambda */
 
 static int open_code(void *opaque, struct package **ret_package, struct error *err)
 {
-    const struct lambda_version *version = opaque;
+    struct lambda_version *version = opaque;
     char path[PATH_BYTES];
     int r = code_store_path(registry_code_store(version->registry), version->function->code_sha256,
                             path, sizeof(path), err);
 
-    return r < 0 ? r : package_open(path, ret_package, err);
+    if (r == 0)
+        r = package_open(path, ret_package, err);
+    version->is_code_bad = r < 0;
+    return r;
 }
 
 /* What functions without a reservation share: it changes with each reservation, so it is not part
@@ -48,7 +52,7 @@ static uint32_t vcpus_of(uint32_t memory_mib)
 int lambda_version_init(struct lambda_version *version, struct registry *registry,
                         const struct function *function, struct error *err)
 {
-    bool is_provided = strncmp(function->runtime, "provided", strlen("provided")) == 0;
+    const struct runtime *runtime = runtime_find(function->runtime); /* NULL: of an older release */
 
     *version = (struct lambda_version){.registry = registry, .function = function};
     version->environment = calloc(function->n_environment + 1, sizeof(*version->environment));
@@ -60,7 +64,7 @@ int lambda_version_init(struct lambda_version *version, struct registry *registr
     version->version = (struct function_version){
         .tenant = function->tenant,
         .build_id = function->build_id,
-        .function = {.runtime = is_provided ? "provided" : function->runtime,
+        .function = {.runtime = runtime ? runtime->agent : function->runtime,
                      .handler = function->handler,
                      .name = function->name,
                      .version = function->version_text,
@@ -68,8 +72,7 @@ int lambda_version_init(struct lambda_version *version, struct registry *registr
                      .n_environment = function->n_environment},
         .open_package = open_code,
         .opaque = version,
-        /* Each runtime has an image of its own; "provided" needs none but the base. */
-        .image = is_provided ? "base" : function->runtime,
+        .image = runtime ? runtime->image : function->runtime,
         .memory_mib = function->memory_mib,
         .vcpus = vcpus_of(function->memory_mib),
     };

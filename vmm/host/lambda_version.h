@@ -11,6 +11,7 @@ struct lambda_version {
     struct agent_variable *environment; /* owned */
     const struct function *function;
     struct registry *registry;
+    bool is_code_bad; /* the code was wanted and could not be opened */
 };
 
 /* lambda_version_init - must stay where it is until lambda_version_done(). -ENOMEM, or the

@@ -21,11 +21,14 @@
 #include "common/fd.h"
 #include "config.h"
 #include "credentials.h"
+#include "delivery_sender.h"
 #include "event_worker.h"
 #include "hypervisor/hypervisor.h"
 #include "lambda_backend.h"
 #include "run_directory.h"
+#include "runtime_images.h"
 #include "service_notify.h"
+#include "state_lock.h"
 
 enum {
     EXIT_USAGE = 2,
@@ -45,11 +48,13 @@ struct daemon {
     bool has_own_key;
     char socket_default[PATH_BYTES], credentials_path[PATH_BYTES];
     char *certificate, *key;
+    int state_lock; /* -1: not taken */
     struct registry *registry;
     struct event_queue *queue;
     struct dispatcher *dispatcher;
     struct lambda_backend *backend;
     struct event_worker *worker;
+    struct delivery_sender *sender;
     struct api *api;
     struct http_server *server;
 };
@@ -250,10 +255,67 @@ static int list_keys(const struct daemon *daemon, struct api_key **ret_keys, siz
 
 /* --- parts, in their order ------------------------------------------------------------------- */
 
+static const char kernel[] = "linux-6.12";
+
+static int check_images(void *opaque, const char *runtime, struct error *err)
+{
+    const struct daemon *daemon = opaque;
+    char path[PATH_BYTES];
+
+    snprintf(path, sizeof(path), "%s/images", daemon->state);
+    return runtime_check_images(path, kernel, runtime, err);
+}
+
+/* A function whose runtime has no image is refused, but not where there is no image at all: such a
+ * host is still being set up, and builds wait for it. */
+static int check_runtime(void *opaque, const char *runtime, struct error *err)
+{
+    int r = check_images(opaque, runtime, err);
+
+    return r == -EAGAIN ? 0 : r == -ENOENT ? -EINVAL : r;
+}
+
+static void has_delivery(void *opaque)
+{
+    const struct daemon *daemon = opaque;
+
+    if (daemon->sender)
+        delivery_sender_wake(daemon->sender);
+}
+
+/* The state is ours alone from here on, so what is left of an earlier daemon can go: instances'
+ * directories with their sockets, monitors that outlived it, control groups. */
+static int start_alone(struct daemon *daemon, struct error *err)
+{
+    char run[PATH_BYTES];
+    struct error why;
+    int r = state_lock_take(daemon->state, &daemon->state_lock, err);
+
+    if (r < 0)
+        return r;
+    snprintf(run, sizeof(run), "%s/run", daemon->state);
+    if (hypervisor_kvm.sweep(&why) < 0 || run_directory_sweep(run, &why) < 0)
+        log_line("error", "", why.text); /* it costs room, and nothing else */
+    return 0;
+}
+
 static int start_store(struct daemon *daemon, struct error *err)
 {
-    const struct registry_options options = {.state = daemon->state};
-    const struct event_queue_options queue = {.region = region_of(daemon), .sole = true};
+    const struct registry_options options = {
+        .state = daemon->state, .check_runtime = check_runtime, .opaque = daemon};
+    const struct config_events none = {0};
+    const struct config_events *events =
+        daemon->config && daemon->config->events ? daemon->config->events : &none;
+    const struct event_queue_options queue = {.region = region_of(daemon),
+                                              .sole = true,
+                                              .retry_base_ms = events->retry_base_ms,
+                                              .throttle_base_ms = events->throttle_base_ms,
+                                              .delivery_base_ms = events->delivery_base_ms,
+                                              .max_tenant_events = events->max_tenant_events,
+                                              .max_tenant_bytes = (uint64_t)events->max_tenant_mib
+                                                                  << 20,
+                                              .has_delivery = has_delivery,
+                                              .opaque = daemon};
     int r = registry_open(&options, &daemon->registry, err);
 
     if (r == 0)
@@ -272,11 +334,13 @@ static int start_dispatcher(struct daemon *daemon, struct error *err)
         .hypervisor = &hypervisor_kvm,
         .state = daemon->state,
         .image = "base",
-        .kernel = "linux-6.12",
+        .kernel = kernel,
         .keep_alive_ms = config ? config->keep_alive_s * 1000ull : 0,
         .max_instances = limits->instances,
         .min_available_bytes = (uint64_t)limits->min_available_mib << 20,
-        .shells_per_shape = config ? config->shells : 0};
+        .shells_per_shape = config ? config->shells : 0,
+        .cache_bytes = (uint64_t)limits->cache_mib << 20,
+        .cpu = config && config->cpu_quota ? CPU_QUOTA : CPU_SHARE};
 
     return dispatcher_new(&options, &daemon->dispatcher, err);
 }
@@ -333,23 +397,48 @@ static const struct api_backend daemon_backend = {.invoke = invoke,
                                                   .metrics = metrics,
                                                   .failed = failed};
 
+/* Before the worker, whose events lead to deliveries. */
+static int start_sender(struct daemon *daemon, struct error *err)
+{
+    const struct config_destinations none = {0};
+    const struct config_destinations *config =
+        daemon->config && daemon->config->destinations ? daemon->config->destinations : &none;
+    AUTO_FREE struct network *allowed = calloc(config->n_allow + 1, sizeof(*allowed));
+    char spool[PATH_BYTES];
+    int r = 0;
+
+    if (!allowed)
+        return error_set(err, ENOMEM, "list the networks of destinations");
+    for (unsigned i = 0; i < config->n_allow && r == 0; i++)
+        r = network_parse(config->allow[i], &allowed[i], err);
+    if (r < 0)
+        return r;
+    snprintf(spool, sizeof(spool), "%s/spool", daemon->state);
+    const struct delivery_sender_options options = {.queue = daemon->queue,
+                                                    .spool = config->spool ? config->spool : spool,
+                                                    .spool_tenant_bytes =
+                                                        (uint64_t)config->spool_mib << 20,
+                                                    .allowed = allowed,
+                                                    .n_allowed = config->n_allow,
+                                                    .ca_file = config->ca,
+                                                    .timeout_ms = config->timeout_ms,
+                                                    .failed = log_failed};
+    return delivery_sender_new(&options, &daemon->sender, err);
+}
+
 static int start_backend(struct daemon *daemon, struct error *err)
 {
     const struct config *config = daemon->config;
-    size_t n = config ? config->n_tenants : 0;
-    AUTO_FREE const char **tenants = calloc(n + 1, sizeof(*tenants));
-
-    if (!tenants)
-        return error_set(err, ENOMEM, "list the tenants");
-    for (size_t i = 0; i < n; i++)
-        tenants[i] = config->tenants[i].name;
-    if (n == 0)
-        tenants[n++] = own_tenant;
-    const struct lambda_backend_options options = {.registry = daemon->registry,
-                                                   .dispatcher = daemon->dispatcher,
-                                                   .tenants = tenants,
-                                                   .n_tenants = n,
-                                                   .failed = log_failed};
+    const struct config_provisioned *provisioned = config ? config->provisioned : NULL;
+    const struct config_events *events = config ? config->events : NULL;
+    const struct lambda_backend_options options = {
+        .registry = daemon->registry,
+        .dispatcher = daemon->dispatcher,
+        .most_percent = provisioned ? provisioned->most_percent : 0,
+        .target_percent = provisioned ? provisioned->target_percent : 0,
+        .check_runtime = check_images,
+        .opaque = daemon,
+        .failed = log_failed};
     int r = lambda_backend_new(&options, &daemon->backend, err);
     if (r < 0)
         return r;
@@ -357,6 +446,8 @@ static int start_backend(struct daemon *daemon, struct error *err)
                                                 .registry = daemon->registry,
                                                 .backend = &lambda_backend_ops,
                                                 .backend_opaque = daemon->backend,
+                                                .max_running = events ? events->running : 0,
+                                                .lease_ms = events ? events->lease_ms : 0,
                                                 .failed = log_failed};
     return event_worker_new(&worker, &daemon->worker, err);
 }
@@ -370,16 +461,19 @@ static int start_api(struct daemon *daemon, struct error *err)
 
     if (r < 0)
         return error_set(err, -r, "list the access keys");
-    const struct api_options options = {.registry = daemon->registry,
-                                        .queue = daemon->queue,
-                                        .backend = &daemon_backend,
-                                        .backend_opaque = daemon,
-                                        .region = region_of(daemon),
-                                        .keys = keys,
-                                        .n_keys = n_keys,
-                                        .default_tenant = default_tenant_of(daemon),
-                                        .unsigned_loopback = config && config->unsigned_loopback,
-                                        .public_url = config ? config->public_url : NULL};
+    const struct api_options options = {
+        .registry = daemon->registry,
+        .queue = daemon->queue,
+        .backend = &daemon_backend,
+        .backend_opaque = daemon,
+        .region = region_of(daemon),
+        .keys = keys,
+        .n_keys = n_keys,
+        .default_tenant = default_tenant_of(daemon),
+        .unsigned_loopback = config && config->unsigned_loopback,
+        .public_url = config ? config->public_url : NULL,
+        .trusted_proxies = config ? (const char *const *)config->trusted_proxies : NULL,
+        .n_trusted_proxies = config ? config->n_trusted_proxies : 0};
     return api_new(&options, &daemon->api, err);
 }
 
@@ -399,6 +493,7 @@ static int start_http(struct daemon *daemon, struct error *err)
     const struct config *config = daemon->config;
     struct http_server_options options = {.listen = daemon->listen,
                                           .socket_path = daemon->socket_path,
+                                          .spool_directory = daemon->state,
                                           .service = &api_service,
                                           .opaque = daemon->api};
     int r = 0;
@@ -422,7 +517,8 @@ static int start_http(struct daemon *daemon, struct error *err)
 static int start(struct daemon *daemon, struct error *err)
 {
     static int (*const parts[])(struct daemon *, struct error *) = {
-        settle_options, start_store, start_dispatcher, start_backend, start_api, start_http};
+        settle_options, start_alone,   start_store, start_dispatcher,
+        start_sender,   start_backend, start_api,   start_http};
     int r = 0;
 
     for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]) && r == 0; i++)
@@ -438,6 +534,7 @@ static void stop(struct daemon *daemon)
     }
     http_server_stop(daemon->server);
     event_worker_free(daemon->worker);
+    delivery_sender_free(daemon->sender);
     lambda_backend_stop(daemon->backend);
     api_free(daemon->api);
     lambda_backend_free(daemon->backend);
@@ -449,6 +546,7 @@ static void stop(struct daemon *daemon)
     config_free(daemon->config);
     free(daemon->certificate);
     free(daemon->key);
+    fd_close_at_exit(&daemon->state_lock);
 }
 
 /* --- process --------------------------------------------------------------------------------- */
@@ -485,7 +583,7 @@ static void say_ready(const struct daemon *daemon)
 
 int main(int argc, char **argv)
 {
-    struct daemon daemon = {.listen = NULL};
+    struct daemon daemon = {.listen = NULL, .state_lock = -1};
     struct error err = {0};
     sigset_t signals;
     int number = 0, r = parse_options(argc, argv, &daemon);

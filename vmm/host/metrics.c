@@ -356,6 +356,8 @@ static struct metric *add_series(struct metric_family *family, const char *key, 
 
     if (metric)
         return metric; /* another thread was first */
+    if (len == family->other->key_len && memcmp(key, family->other->key, len) == 0)
+        return family->other; /* never two of the same labels */
     metric = family->n_series < family->max_series ? metric_new(family, key, len) : NULL;
     if (!metric)
         return family->other;
@@ -478,7 +480,33 @@ static bool is_used(const struct metric *metric)
     return metric_value(metric) != 0;
 }
 
-static void put_family(FILE *to, struct metric_family *family)
+/* Which series are written. */
+struct choice {
+    const char *label, *value; /* NULL: all */
+};
+
+static bool has_label(const struct metric_family *family, const char *label)
+{
+    for (size_t i = 0; i < family->n_labels; i++)
+        if (strcmp(family->labels[i], label) == 0)
+            return true;
+    return false;
+}
+
+static bool is_chosen(const struct metric *metric, const struct choice *choice)
+{
+    const struct metric_family *family = metric->family;
+    const char *value = metric->key;
+
+    if (!choice->label)
+        return true;
+    for (size_t i = 0; i < family->n_labels; i++, value += strlen(value) + 1)
+        if (strcmp(family->labels[i], choice->label) == 0)
+            return strcmp(value, choice->value) == 0;
+    return false;
+}
+
+static void put_family(FILE *to, struct metric_family *family, const struct choice *choice)
 {
     static const char *const types[] = {"counter", "gauge", "histogram"};
     struct metric *at;
@@ -493,15 +521,16 @@ static void put_family(FILE *to, struct metric_family *family)
     put_escaped(to, family->help, false);
     fprintf(to, "\n# TYPE %s %s\n", family->name, types[family->type]);
     for (; n > 0; n--) {
-        put_metric(to, at);
+        if (is_chosen(at, choice))
+            put_metric(to, at);
         at = n > 1 ? at->next : NULL;
     }
-    if (family->n_labels > 0 && is_used(family->other))
+    if (!choice->label && family->n_labels > 0 && is_used(family->other))
         put_metric(to, family->other);
 }
 
-int metrics_write(struct metrics *metrics, char **ret_text, size_t *ret_len_bytes,
-                  struct error *err)
+static int write_chosen(struct metrics *metrics, const struct choice *choice, char **ret_text,
+                        size_t *ret_len_bytes, struct error *err)
 {
     char *text = NULL;
     size_t len = 0;
@@ -512,7 +541,8 @@ int metrics_write(struct metrics *metrics, char **ret_text, size_t *ret_len_byte
     for (size_t i = 0; i < metrics->n_collectors; i++)
         metrics->collectors[i].collect(metrics->collectors[i].opaque);
     for (struct metric_family *at = metrics->first; at; at = at->next)
-        put_family(to, at);
+        if (!choice->label || has_label(at, choice->label))
+            put_family(to, at, choice);
     int failed = ferror(to);
     if (fclose(to) != 0 || failed) {
         free(text);
@@ -521,4 +551,16 @@ int metrics_write(struct metrics *metrics, char **ret_text, size_t *ret_len_byte
     *ret_text = text;
     *ret_len_bytes = len;
     return 0;
+}
+
+int metrics_write(struct metrics *metrics, char **ret_text, size_t *ret_len_bytes,
+                  struct error *err)
+{
+    return write_chosen(metrics, &(struct choice){NULL, NULL}, ret_text, ret_len_bytes, err);
+}
+
+int metrics_write_of(struct metrics *metrics, const char *label, const char *value, char **ret_text,
+                     size_t *ret_len_bytes, struct error *err)
+{
+    return write_chosen(metrics, &(struct choice){label, value}, ret_text, ret_len_bytes, err);
 }

@@ -84,4 +84,9 @@ int metrics_on_write(struct metrics *metrics, metrics_collect *collect, void *op
 int metrics_write(struct metrics *metrics, char **ret_text, size_t *ret_len_bytes,
                   struct error *err);
 
+/* metrics_write_of - only the series whose label @label is @value; families without are left out,
+ * and so are the series that are shared. */
+int metrics_write_of(struct metrics *metrics, const char *label, const char *value, char **ret_text,
+                     size_t *ret_len_bytes, struct error *err);
+
 #endif

@@ -91,15 +91,27 @@ bool pool_end_one_idle(struct instance_pool *pool, enum pool_reason reason)
     return false;
 }
 
-/* When the oldest one that may go will have been kept for long enough. */
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* When the oldest one that may go will have been kept for long enough: the unused ones, which are
+ * few, and the others are each in their order. */
 static uint64_t next_expiry_ns(const struct instance_pool *pool)
 {
     const struct pool_slot *slot;
+    uint64_t at_ns = UINT64_MAX;
 
     TAILQ_FOREACH(slot, &pool->idle, in_all)
-    if (slot->version->live > slot->version->wanted)
-        return slot->idle_since_ns + keep_alive_ns(pool);
-    return UINT64_MAX;
+    {
+        if (slot->version->live <= slot->version->wanted)
+            continue;
+        at_ns = earlier(at_ns, slot->idle_since_ns + keep_alive_ns(pool));
+        if (!slot->is_unused)
+            break;
+    }
+    return at_ns;
 }
 
 /* Instances that died while nobody used them, and memory that others have taken. */
@@ -167,6 +179,8 @@ static void count_failure(struct instance_pool *pool, struct pool_version *versi
     version->provision_failures++;
     version->provision_retry_ns =
         clock_now_ns() + shell_policy_pause_ns(version->provision_failures);
+    snprintf(version->provision_trouble, sizeof(version->provision_trouble), "%.*s",
+             (int)sizeof(version->provision_trouble) - 1, err->text);
     pool->counts.provision_failed++;
     pool->counts.last_error = *err;
 }
@@ -194,6 +208,7 @@ static void hold_one_more(struct instance_pool *pool, struct pool_version *versi
         pool_slot_void(pool, slot);
     } else {
         version->provision_failures = 0;
+        version->provision_trouble[0] = '\0';
         version->starting--;
         pool->n_starting--;
         pool_slot_to_idle(pool, slot);
@@ -221,11 +236,6 @@ static bool has_provisions(const struct instance_pool *pool)
     if (version->provision.maximum > 0)
         return true;
     return false;
-}
-
-static uint64_t earlier(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
 }
 
 /* Does one thing that is due. Returns 0, or when there will be something. */

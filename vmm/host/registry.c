@@ -10,6 +10,7 @@
 
 #include "images/image_file.h"
 #include "registry_internal.h"
+#include "runtime_images.h"
 
 #define CODE_LIMIT_DEFAULT (75ull << 30) /* Lambda's quota */
 
@@ -33,13 +34,13 @@ static uint64_t wall_clock_ms(void)
 
 static int copy_runtimes(struct registry *registry, const char *const *runtimes, struct error *err)
 {
-    static const char *const known[] = {"python3.11", "nodejs18.x", "provided", NULL};
+    const char *name;
     size_t n = 0;
 
-    for (runtimes = runtimes ? runtimes : known; runtimes[n]; n++) {
+    for (; (name = runtimes ? runtimes[n] : runtime_name(n)); n++) {
         if (n == RUNTIMES_MAX)
             return error_say(err, E2BIG, "more than %d runtimes", RUNTIMES_MAX);
-        registry->runtimes[n] = strdup(runtimes[n]);
+        registry->runtimes[n] = strdup(name);
         if (!registry->runtimes[n])
             return error_set(err, ENOMEM, "open the registry");
     }
@@ -68,6 +69,8 @@ int registry_open(const struct registry_options *options, struct registry **ret_
     if (!registry)
         return error_set(err, ENOMEM, "open the registry");
     registry->now_ms = options->now_ms ? options->now_ms : wall_clock_ms;
+    registry->check_runtime = options->check_runtime;
+    registry->opaque = options->opaque;
     int r = copy_runtimes(registry, options->runtimes, err);
     if (r == 0)
         r = open_parts(registry, options->state, err);

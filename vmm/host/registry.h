@@ -51,10 +51,16 @@ enum {
 struct registry;
 struct database;
 
+/* runtime_check - can functions of @runtime, a known one, be run here? 0, or -EINVAL with what the
+ * client is to be told. Any thread. */
+typedef int runtime_check(void *opaque, const char *runtime, struct error *err);
+
 struct registry_options {
-    const char *state;           /* directory: holds mayfly.db and code/; made if missing */
-    const char *const *runtimes; /* NULL-terminated; NULL: python3.11, nodejs18.x, provided */
-    uint64_t (*now_ms)(void);    /* wall clock, since 1970; NULL: the real one (tests set it) */
+    const char *state;            /* directory: holds mayfly.db and code/; made if missing */
+    const char *const *runtimes;  /* NULL-terminated; NULL: those of runtime_images.h */
+    runtime_check *check_runtime; /* asked when a function gets its runtime; NULL: all can */
+    void *opaque;
+    uint64_t (*now_ms)(void); /* wall clock, since 1970; NULL: the real one (tests set it) */
 };
 
 /*
@@ -167,7 +173,8 @@ struct function {
     char revision_id[REVISION_BYTES];
     enum function_state state;
     enum update_status update_status;
-    const char *reason; /* why it (or its update) failed, else "" */
+    const char *reason;      /* why it (or its update) failed or has to wait, else "" */
+    const char *reason_code; /* Lambda's word for it, or "" */
     /* Names this code with these settings for ever: changes when either does, never comes again.
      * What instances and snapshots are kept by. */
     uint64_t build_id;
@@ -191,6 +198,16 @@ int registry_create_function(struct registry *registry, const struct function_ke
                              const struct text_pair *tags, size_t n_tags,
                              struct function **ret_function, struct error *err);
 
+/* registry_create_published - that and registry_publish(), both or neither: *ret_version is the
+ * version. registry_update_published - likewise of registry_update_code(). */
+int registry_create_published(struct registry *registry, const struct function_key *key,
+                              const struct function_settings *settings, struct code_staged *code,
+                              const struct text_pair *tags, size_t n_tags,
+                              struct function **ret_version, struct error *err);
+int registry_update_published(struct registry *registry, const struct function_key *key,
+                              struct code_staged *code, const char *revision_id,
+                              struct function **ret_version, struct error *err);
+
 /*
  * registry_update_code, registry_update_settings - change $LATEST; LastUpdateStatus is InProgress
  * until registry_finish_build(). @revision_id: "only if this is still the latest", or NULL.
@@ -206,25 +223,64 @@ int registry_update_settings(struct registry *registry, const struct function_ke
 int registry_check_update(struct registry *registry, const struct function_key *key,
                           const char *revision_id, struct error *err);
 
+/* --- builds (registry_build.c) --- */
+
+/* Why a build failed, for the client: it names nothing of the host's. */
+struct build_failure {
+    const char *code;   /* Lambda's StateReasonCode: FunctionError, InvalidRuntime, … */
+    const char *reason; /* cut at 1024 bytes, made printable */
+};
+
 /*
- * registry_finish_build - the snapshot of @build_id was made (@failure NULL) or could not be: its
- * version becomes Active, or Failed for @failure's reason (cut at 1024 bytes, made printable).
+ * registry_finish_build - the snapshot of @build_id was made (@failure NULL) or will not be: its
+ * version becomes Active, or Failed for @failure's reason. Of an update only its status: what
+ * served before goes on (registry_find_served()).
  * -ESTALE if it is no longer anybody's: deleted, or changed since. Then forget the snapshot.
  */
-int registry_finish_build(struct registry *registry, uint64_t build_id, const char *failure,
-                          struct error *err);
+int registry_finish_build(struct registry *registry, uint64_t build_id,
+                          const struct build_failure *failure, struct error *err);
 
-/* registry_list_pending - build ids that wait for registry_finish_build(), oldest first: what to go
- * on with after a restart. registry_find_build - the version that has one. */
-int registry_list_pending(struct registry *registry, uint64_t *ret_build_ids, size_t max,
-                          size_t *ret_n, struct error *err);
+/* registry_put_off_build - it could not be made now and may be tried again in @delay_ms; @reason
+ * for the client. -ESTALE as above. */
+int registry_put_off_build(struct registry *registry, uint64_t build_id, uint64_t delay_ms,
+                           const char *reason, struct error *err);
+
+/* A build that waits for registry_finish_build(). */
+struct pending_build {
+    uint64_t build_id;
+    int64_t tenant_id; /* the database's; 0: none */
+    uint32_t tries;    /* that were put off */
+};
+
+enum { PENDING_BUSY_MAX = 16 };
+
+/*
+ * registry_next_pending - what to build next, also after a restart: tenants take turns, beginning
+ * with the one after @after_tenant; a tenant's own come in their order. One of a tenant that has
+ * none in @busy (@n_busy ≤ PENDING_BUSY_MAX: those under way) if there is any. Puts off what is put
+ * off. Returns 1 with *ret_build; 0 if nothing is due, then *ret_waits: something will be.
+ */
+int registry_next_pending(struct registry *registry, int64_t after_tenant,
+                          const struct pending_build *busy, size_t n_busy,
+                          struct pending_build *ret_build, bool *ret_waits, struct error *err);
+
+/* registry_find_build - the version that has @build_id. -ENOENT: deleted or replaced. */
 int registry_find_build(struct registry *registry, uint64_t build_id,
                         struct function **ret_function, struct error *err);
+
+/* registry_list_builds - what is in use: builds of all versions and the last good ones of $LATEST,
+ * ascending, after @after (0: from the start). For who collects snapshots. *ret_n < @max: the end.
+ */
+int registry_list_builds(struct registry *registry, uint64_t after, uint64_t *ret_build_ids,
+                         size_t max, size_t *ret_n, struct error *err);
+
+/* --- versions (registry_version.c) --- */
 
 /*
  * registry_publish - $LATEST as a new immutable version, in State Pending with a build_id of its
  * own; where nothing changed since the last one was published, that one. Numbers are never used
- * again, not even after the function was deleted. -EBUSY while $LATEST is Pending or InProgress.
+ * again, not even after the function was deleted. Of a $LATEST that is being built, too; -EBUSY if
+ * that, or its update, has Failed.
  * @code_sha256, @revision_id: refuse another $LATEST than this (-EINVAL, -ESTALE), or NULL.
  * @description: NULL keeps that of $LATEST.
  */
@@ -248,6 +304,11 @@ int registry_delete(struct registry *registry, const struct function_key *key, s
  */
 int registry_find(struct registry *registry, const struct function_key *key, double roll,
                   struct function **ret_function, struct error *err);
+
+/* registry_find_served - as registry_find(), but of a $LATEST whose update is not (or never will
+ * be) built, what it was before: what invocations use. */
+int registry_find_served(struct registry *registry, const struct function_key *key, double roll,
+                         struct function **ret_function, struct error *err);
 
 /* What a listing returns; function_page_done() frees the functions. */
 struct function_page {

@@ -127,13 +127,6 @@ static int insert_latest(struct registry *registry, struct connection *connectio
         NUMBER(draft->tracing), BLOB(draft->environment, draft->environment_bytes));
 }
 
-/* What is returned is what was written, read in the same transaction. */
-static int read_back(struct connection *connection, int64_t function_id, uint32_t number,
-                     struct function **ret_function, struct error *err)
-{
-    return ret_function ? row_read_version(connection, function_id, number, ret_function, err) : 0;
-}
-
 /* After a change that was undone: its code's file goes too, unless others have that code. */
 static void forget_code(struct registry *registry, struct code_staged *code)
 {
@@ -156,16 +149,26 @@ static int end_change(struct registry *registry, struct connection *connection, 
     result = database_end_write(connection, result, err);
     if (result < 0 && code)
         forget_code(registry, code);
-    if (result < 0)
+    if (result < 0 || !ret_function)
         function_free(function);
-    else if (ret_function)
+    else
         *ret_function = function;
     return result;
 }
 
+/* What a change is to give: $LATEST as it is then, or with @publishes the version made of it. */
+static int read_result(struct registry *registry, struct connection *connection,
+                       const struct function_ids *ids, bool publishes,
+                       struct function **ret_function, struct error *err)
+{
+    return publishes
+               ? version_publish(registry, connection, ids, NULL, NULL, NULL, ret_function, err)
+               : row_read_version(connection, ids->function_id, VERSION_LATEST, ret_function, err);
+}
+
 static int create(struct registry *registry, const struct function_key *key,
                   const struct draft *draft, struct code_staged *code, const struct text_pair *tags,
-                  size_t n_tags, struct function **ret_function, struct error *err)
+                  size_t n_tags, bool publishes, struct function **ret_function, struct error *err)
 {
     struct connection *connection;
     struct function *function = NULL;
@@ -183,15 +186,14 @@ static int create(struct registry *registry, const struct function_key *key,
     if (r == 0)
         r = insert_latest(registry, connection, &ids, code_id, draft, err);
     if (r == 0)
-        r = read_back(connection, ids.function_id, VERSION_LATEST, ret_function ? &function : NULL,
-                      err);
+        r = read_result(registry, connection, &ids, publishes, &function, err);
     return end_change(registry, connection, r, code, function, ret_function, err);
 }
 
-int registry_create_function(struct registry *registry, const struct function_key *key,
-                             const struct function_settings *settings, struct code_staged *code,
-                             const struct text_pair *tags, size_t n_tags,
-                             struct function **ret_function, struct error *err)
+static int check_and_create(struct registry *registry, const struct function_key *key,
+                            const struct function_settings *settings, struct code_staged *code,
+                            const struct text_pair *tags, size_t n_tags, bool publishes,
+                            struct function **ret_function, struct error *err)
 {
     struct draft draft;
     int r = check_key(key, err);
@@ -205,9 +207,25 @@ int registry_create_function(struct registry *registry, const struct function_ke
     if (r == 0)
         r = draft_seal(&draft, err);
     if (r == 0)
-        r = create(registry, key, &draft, code, tags, n_tags, ret_function, err);
+        r = create(registry, key, &draft, code, tags, n_tags, publishes, ret_function, err);
     draft_done(&draft);
     return r;
+}
+
+int registry_create_function(struct registry *registry, const struct function_key *key,
+                             const struct function_settings *settings, struct code_staged *code,
+                             const struct text_pair *tags, size_t n_tags,
+                             struct function **ret_function, struct error *err)
+{
+    return check_and_create(registry, key, settings, code, tags, n_tags, false, ret_function, err);
+}
+
+int registry_create_published(struct registry *registry, const struct function_key *key,
+                              const struct function_settings *settings, struct code_staged *code,
+                              const struct text_pair *tags, size_t n_tags,
+                              struct function **ret_version, struct error *err)
+{
+    return check_and_create(registry, key, settings, code, tags, n_tags, true, ret_version, err);
 }
 
 /* --- changing ------------------------------------------------------------------------------------
@@ -267,6 +285,30 @@ static void next_state(const struct function *latest, bool is_same, int *ret_sta
     *ret_status = is_same || never_up ? UPDATE_SUCCESSFUL : UPDATE_IN_PROGRESS;
 }
 
+/* A good build goes on serving until there is a newer one: its row is kept, $LATEST is a copy. */
+static int keep_good(struct connection *connection, const struct function_ids *ids,
+                     int64_t build_id, struct error *err)
+{
+    int r = sql_run(connection, err, "DELETE FROM versions WHERE function_id = ?1 AND number = ?2",
+                    NUMBER(ids->function_id), NUMBER(NUMBER_KEPT));
+
+    if (r == 0)
+        r = sql_run(connection, err,
+                    "UPDATE versions SET number = ?2 WHERE function_id = ?1 AND number = 0",
+                    NUMBER(ids->function_id), NUMBER(NUMBER_KEPT));
+    return r < 0
+               ? r
+               : sql_run(connection, err,
+                         "INSERT INTO versions (function_id, number, tenant_id, code_id, build_id,"
+                         " content, revision, modified_ms, state, update_status, runtime, handler,"
+                         " role, description, dead_letter, timeout_s, memory_mib, tmp_mib, tracing,"
+                         " environment) SELECT function_id, 0, tenant_id, code_id, ?3, content,"
+                         " revision, modified_ms, state, update_status, runtime, handler, role,"
+                         " description, dead_letter, timeout_s, memory_mib, tmp_mib, tracing,"
+                         " environment FROM versions WHERE function_id = ?1 AND number = ?2",
+                         NUMBER(ids->function_id), NUMBER(NUMBER_KEPT), NUMBER(build_id));
+}
+
 static int update_latest(struct registry *registry, struct connection *connection,
                          const struct function_ids *ids, const struct function *latest,
                          int64_t code_id, const struct draft *draft, struct error *err)
@@ -279,6 +321,8 @@ static int update_latest(struct registry *registry, struct connection *connectio
 
     if (r >= 0 && !is_same)
         r = row_next_build(connection, &build_id, err);
+    if (r >= 0 && !is_same && is_well)
+        r = keep_good(connection, ids, build_id, err);
     if (r >= 0)
         r = identity_request(revision, err);
     if (r < 0)
@@ -287,7 +331,8 @@ static int update_latest(struct registry *registry, struct connection *connectio
     return sql_run(
         connection, err,
         "UPDATE versions SET code_id = ?2, build_id = ?3, content = ?4, revision = ?5,"
-        " modified_ms = ?6, state = ?7, update_status = ?8, reason = '', runtime = ?9,"
+        " modified_ms = ?6, state = ?7, update_status = ?8, reason = '', reason_code = '',"
+        " build_tries = 0, build_due_ms = 0, runtime = ?9,"
         " handler = ?10, role = ?11, description = ?12, dead_letter = ?13, timeout_s = ?14,"
         " memory_mib = ?15, tmp_mib = ?16, tracing = ?17, environment = ?18"
         " WHERE function_id = ?1 AND number = 0",
@@ -332,7 +377,7 @@ static int replace_settings(struct connection *connection, const struct function
 /* One of @code and @settings, the other is NULL. */
 static int change(struct registry *registry, struct connection *connection,
                   const struct function_key *key, struct code_staged *code,
-                  const struct function_settings *settings, const char *revision_id,
+                  const struct function_settings *settings, const char *revision_id, bool publishes,
                   struct function **ret_function, struct error *err)
 {
     struct function *latest = NULL;
@@ -351,7 +396,7 @@ static int change(struct registry *registry, struct connection *connection,
     if (r == 0)
         r = update_latest(registry, connection, &ids, latest, code_id, &draft, err);
     if (r == 0)
-        r = read_back(connection, ids.function_id, VERSION_LATEST, ret_function, err);
+        r = read_result(registry, connection, &ids, publishes, ret_function, err);
     draft_done(&draft);
     function_free(latest);
     return r;
@@ -359,7 +404,7 @@ static int change(struct registry *registry, struct connection *connection,
 
 static int begin_and_change(struct registry *registry, const struct function_key *key,
                             struct code_staged *code, const struct function_settings *settings,
-                            const char *revision_id, struct function **ret_function,
+                            const char *revision_id, bool publishes, struct function **ret_function,
                             struct error *err)
 {
     struct connection *connection;
@@ -368,8 +413,7 @@ static int begin_and_change(struct registry *registry, const struct function_key
 
     if (r < 0)
         return r;
-    r = change(registry, connection, key, code, settings, revision_id,
-               ret_function ? &function : NULL, err);
+    r = change(registry, connection, key, code, settings, revision_id, publishes, &function, err);
     return end_change(registry, connection, r, code, function, ret_function, err);
 }
 
@@ -379,7 +423,19 @@ int registry_update_code(struct registry *registry, const struct function_key *k
 {
     int r = check_unqualified(key, err);
 
-    return r < 0 ? r : begin_and_change(registry, key, code, NULL, revision_id, ret_function, err);
+    return r < 0
+               ? r
+               : begin_and_change(registry, key, code, NULL, revision_id, false, ret_function, err);
+}
+
+int registry_update_published(struct registry *registry, const struct function_key *key,
+                              struct code_staged *code, const char *revision_id,
+                              struct function **ret_version, struct error *err)
+{
+    int r = check_unqualified(key, err);
+
+    return r < 0 ? r
+                 : begin_and_change(registry, key, code, NULL, revision_id, true, ret_version, err);
 }
 
 int registry_update_settings(struct registry *registry, const struct function_key *key,
@@ -391,7 +447,8 @@ int registry_update_settings(struct registry *registry, const struct function_ke
     if (r == 0)
         r = check_settings(registry, settings, false, err);
     return r < 0 ? r
-                 : begin_and_change(registry, key, NULL, settings, revision_id, ret_function, err);
+                 : begin_and_change(registry, key, NULL, settings, revision_id, false, ret_function,
+                                    err);
 }
 
 int registry_check_update(struct registry *registry, const struct function_key *key,

@@ -9,6 +9,7 @@
 enum {
     RUNTIMES_MAX = 32,
     CONTENT_BYTES = 32, /* SHA-256 over code and settings */
+    NUMBER_KEPT = -1,   /* of the row with the last good build of $LATEST */
     MAX_ITEMS = 10000,
     DESCRIPTION_MAX = 256, /* characters */
     EVENT_RETRIES_MAX = 2,
@@ -20,6 +21,8 @@ struct registry {
     struct code_store *code;
     char *runtimes[RUNTIMES_MAX + 1]; /* owned; NULL-terminated */
     uint64_t (*now_ms)(void);
+    runtime_check *check_runtime; /* may be NULL */
+    void *opaque;
 };
 
 /* --- rules (registry_rules.c): pure, any thread; all -EINVAL --- */
@@ -93,7 +96,7 @@ int row_has_version(struct connection *connection, int64_t function_id, uint32_t
     "t.name, f.name, t.account_id, v.number, v.runtime, v.handler, v.role, v.description,"         \
     " v.dead_letter, v.timeout_s, v.memory_mib, v.tmp_mib, v.environment, v.tracing, c.sha256,"    \
     " c.bytes, v.modified_ms, v.revision, v.state, v.update_status, v.reason, v.build_id,"         \
-    " f.reserved, t.concurrency"
+    " f.reserved, t.concurrency, v.reason_code"
 
 /* row_read_function - from a row of FUNCTION_COLUMNS. -EBADMSG for a damaged one. */
 int row_read_function(sqlite3_stmt *row, const char *alias, struct function **ret_function,
@@ -113,6 +116,14 @@ int row_next_build(struct connection *connection, int64_t *ret_build_id, struct 
 /* pairs_encode - sorted, as name, 0, value, 0, …; a name twice is -EINVAL. *ret_blob is owned. */
 int pairs_encode(const char *what, const struct text_pair *pairs, size_t n, char **ret_blob,
                  size_t *ret_len_bytes, struct error *err);
+
+/* --- publishing (registry_version.c), within a write --- */
+
+/* version_publish - registry_publish(); the arguments after @ids may be NULL. */
+int version_publish(struct registry *registry, struct connection *connection,
+                    const struct function_ids *ids, const char *code_sha256,
+                    const char *revision_id, const char *description,
+                    struct function **ret_function, struct error *err);
 
 /* --- tags (registry_tags.c), within a write --- */
 int tags_put(struct connection *connection, int64_t function_id, const struct text_pair *tags,

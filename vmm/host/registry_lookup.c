@@ -38,8 +38,9 @@ static int resolve_alias(struct connection *connection, const struct function_ke
     return 0;
 }
 
+/* @least: NUMBER_KEPT: a row that is kept comes before $LATEST. */
 static int find(struct connection *connection, const struct function_key *key, double roll,
-                struct function **ret_function, struct error *err)
+                int64_t least, struct function **ret_function, struct error *err)
 {
     enum qualifier_kind kind;
     sqlite3_stmt *row;
@@ -48,11 +49,14 @@ static int find(struct connection *connection, const struct function_key *key, d
 
     if (r == 0 && kind == QUALIFIER_ALIAS)
         r = resolve_alias(connection, key, roll, &number, err);
+    if (r == 0 && number != VERSION_LATEST)
+        least = number;
     if (r == 0)
         r = sql_row(connection, &row, err,
                     "SELECT " FUNCTION_COLUMNS FROM_KEY
-                    " WHERE t.name = ?1 AND f.name = ?2 AND v.number = ?3",
-                    TEXT(key->tenant), TEXT(key->name), NUMBER(number));
+                    " WHERE t.name = ?1 AND f.name = ?2 AND v.number BETWEEN ?3 AND ?4"
+                    " ORDER BY v.number LIMIT 1",
+                    TEXT(key->tenant), TEXT(key->name), NUMBER(least), NUMBER(number));
     if (r < 0)
         return r;
     if (r == 0)
@@ -61,8 +65,8 @@ static int find(struct connection *connection, const struct function_key *key, d
                              err);
 }
 
-int registry_find(struct registry *registry, const struct function_key *key, double roll,
-                  struct function **ret_function, struct error *err)
+static int find_key(struct registry *registry, const struct function_key *key, double roll,
+                    int64_t least, struct function **ret_function, struct error *err)
 {
     struct connection *connection;
     int r = check_key(key, err);
@@ -71,33 +75,21 @@ int registry_find(struct registry *registry, const struct function_key *key, dou
         r = database_begin_read(registry->database, &connection, err);
     if (r < 0)
         return r;
-    r = find(connection, key, roll, ret_function, err);
+    r = find(connection, key, roll, least, ret_function, err);
     database_end_read(connection);
     return r;
 }
 
-int registry_find_build(struct registry *registry, uint64_t build_id,
-                        struct function **ret_function, struct error *err)
+int registry_find(struct registry *registry, const struct function_key *key, double roll,
+                  struct function **ret_function, struct error *err)
 {
-    struct connection *connection;
-    sqlite3_stmt *row;
-    int r = database_begin_read(registry->database, &connection, err);
+    return find_key(registry, key, roll, VERSION_LATEST, ret_function, err);
+}
 
-    if (r < 0)
-        return r;
-    r = sql_row(connection, &row, err,
-                "SELECT " FUNCTION_COLUMNS
-                " FROM versions v CROSS JOIN functions f ON f.id = v.function_id"
-                " CROSS JOIN tenants t ON t.id = v.tenant_id"
-                " CROSS JOIN code c ON c.id = v.code_id WHERE v.build_id = ?1",
-                NUMBER(build_id));
-    if (r == 1)
-        r = row_read_function(row, NULL, ret_function, err);
-    else if (r == 0)
-        r = error_say(err, ENOENT, "build %llu was deleted or replaced",
-                      (unsigned long long)build_id);
-    database_end_read(connection);
-    return r;
+int registry_find_served(struct registry *registry, const struct function_key *key, double roll,
+                         struct function **ret_function, struct error *err)
+{
+    return find_key(registry, key, roll, NUMBER_KEPT, ret_function, err);
 }
 
 /* --- listings ------------------------------------------------------------------------------------
@@ -180,7 +172,8 @@ static int list(struct connection *connection, const char *tenant, bool all_vers
     if (r == 0 && all_versions)
         r = sql_get(connection, &row, err,
                     "SELECT " FUNCTION_COLUMNS FROM_KEY
-                    " WHERE t.name = ?1 AND f.name >= ?2 AND (f.name > ?2 OR v.number > ?3)"
+                    " WHERE t.name = ?1 AND f.name >= ?2 AND v.number >= 0"
+                    " AND (f.name > ?2 OR v.number > ?3)"
                     " ORDER BY f.name, v.number LIMIT ?4",
                     TEXT(tenant), TEXT(after->name), NUMBER(after->number), NUMBER(max + 1));
     else if (r == 0)

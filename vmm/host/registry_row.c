@@ -174,10 +174,12 @@ enum column {
     C_BUILD,
     C_RESERVED,
     C_CONCURRENCY,
+    C_REASON_CODE,
 };
 
-static const enum column text_columns[] = {C_TENANT, C_NAME,        C_RUNTIME,     C_HANDLER,
-                                           C_ROLE,   C_DESCRIPTION, C_DEAD_LETTER, C_REASON};
+static const enum column text_columns[] = {C_TENANT,      C_NAME,   C_RUNTIME,
+                                           C_HANDLER,     C_ROLE,   C_DESCRIPTION,
+                                           C_DEAD_LETTER, C_REASON, C_REASON_CODE};
 
 /* Appends to the function's block; all texts are at their known lengths. */
 static const char *put(char **to, const char *text, size_t len)
@@ -199,7 +201,9 @@ static const char *put_column(char **to, sqlite3_stmt *row, enum column column)
 
 static void read_numbers(sqlite3_stmt *row, struct function *function)
 {
-    function->version = (uint32_t)sqlite3_column_int64(row, C_NUMBER);
+    int64_t number = sqlite3_column_int64(row, C_NUMBER);
+
+    function->version = number == NUMBER_KEPT ? VERSION_LATEST : (uint32_t)number;
     function->timeout_s = (uint32_t)sqlite3_column_int64(row, C_TIMEOUT);
     function->memory_mib = (uint32_t)sqlite3_column_int64(row, C_MEMORY);
     function->tmp_mib = (uint32_t)sqlite3_column_int64(row, C_TMP);
@@ -227,6 +231,7 @@ static void read_texts(sqlite3_stmt *row, const char *alias, struct function *fu
     function->description = put_column(&to, row, C_DESCRIPTION);
     function->dead_letter = put_column(&to, row, C_DEAD_LETTER);
     function->reason = put_column(&to, row, C_REASON);
+    function->reason_code = put_column(&to, row, C_REASON_CODE);
     function->alias = alias ? put(&to, alias, strlen(alias)) : NULL;
     snprintf(function->account_id, sizeof(function->account_id), "%s", column_text(row, C_ACCOUNT));
     snprintf(function->code_sha256, sizeof(function->code_sha256), "%s",

@@ -8,6 +8,7 @@
 #include "common/bytes.h"
 #include "common/text.h"
 #include "common/utf8.h"
+#include "delivery_target.h"
 #include "registry_internal.h"
 
 #define LETTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -155,7 +156,8 @@ static int check_runtime(const struct registry *registry, const char *runtime, s
 {
     for (size_t i = 0; registry->runtimes[i]; i++)
         if (strcmp(registry->runtimes[i], runtime) == 0)
-            return 0;
+            return registry->check_runtime ? registry->check_runtime(registry->opaque, runtime, err)
+                                           : 0;
     return error_say(err, EINVAL, "the runtime '%s' is not supported: %s%s%s%s%s%s are",
                      shown(runtime).text, registry->runtimes[0], registry->runtimes[1] ? ", " : "",
                      registry->runtimes[1] ? registry->runtimes[1] : "",
@@ -324,15 +326,19 @@ int check_tag(const struct text_pair *tag, struct error *err)
 /* --- targets -------------------------------------------------------------------------------------
  */
 
-/* <region>:<account>:function:<name>[:<qualifier>] */
-static bool is_function_arn_tail(const char *at)
+/* arn:aws:lambda:<region>:<account>:function:<name>[:<qualifier>] */
+static bool is_function_arn(const char *at)
 {
+    static const char start[] = "arn:aws:lambda:";
     char name[FUNCTION_NAME_MAX + 1];
     enum qualifier_kind kind;
     struct error ignored;
     uint32_t number;
-    size_t len = strspn(at, LETTERS DIGITS "-");
 
+    if (strncmp(at, start, strlen(start)) != 0)
+        return false;
+    at += strlen(start);
+    size_t len = strspn(at, LETTERS DIGITS "-");
     if (len == 0 || at[len] != ':')
         return false;
     at += len + 1;
@@ -351,43 +357,18 @@ static bool is_function_arn_tail(const char *at)
            (at[len + 1] && check_qualifier(at + len + 1, &kind, &number, &ignored) == 0);
 }
 
-static bool is_spool_name(const char *name)
-{
-    size_t len = strlen(name);
-
-    return len > 0 && len <= 64 && name[0] != '.' && strspn(name, NAME_CHARACTERS ".") == len;
-}
-
-/* Printable, without blanks, with something after the scheme; the sender parses it for good. */
-static bool is_endpoint(const char *rest)
-{
-    if (rest[0] == '\0' || rest[0] == '/')
-        return false;
-    for (; *rest; rest++)
-        if (*rest <= ' ' || *rest >= 0x7f)
-            return false;
-    return true;
-}
-
 int target_check(const char *target, struct error *err)
 {
-    static const char arn[] = "arn:aws:lambda:", file[] = "file:", http[] = "http://",
-                      https[] = "https://";
-    bool good = false;
+    static const char arn[] = "arn:";
+    enum delivery_target_kind kind;
 
     if (strnlen(target, TARGET_BYTES) == TARGET_BYTES)
         return error_say(err, EINVAL, "a destination has more than %d bytes", TARGET_BYTES - 1);
-    if (strncmp(target, arn, strlen(arn)) == 0)
-        good = is_function_arn_tail(target + strlen(arn));
-    else if (strncmp(target, file, strlen(file)) == 0)
-        good = is_spool_name(target + strlen(file));
-    else if (strncmp(target, http, strlen(http)) == 0)
-        good = is_endpoint(target + strlen(http));
-    else if (strncmp(target, https, strlen(https)) == 0)
-        good = is_endpoint(target + strlen(https));
-    return good ? 0
-                : error_say(err, EINVAL,
-                            "the destination '%s' is neither a function's ARN, file:<spool> nor "
-                            "an http:// or https:// URL",
-                            shown(target).text);
+    if (strncmp(target, arn, strlen(arn)) != 0)
+        return delivery_target_check(target, &kind, err);
+    return is_function_arn(target) ? 0
+                                   : error_say(err, EINVAL,
+                                               "the destination '%s' is not the ARN of a function "
+                                               "(no other service's is one here)",
+                                               shown(target).text);
 }

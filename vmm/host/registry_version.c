@@ -1,15 +1,14 @@
 /*
- * Versions: publishing $LATEST, the state of builds, deleting. Process: the daemon's; keys are a
+ * Versions: publishing $LATEST, deleting. Process: the daemon's; keys are a
  * client's. Invariant: a published version never changes but for its state.
  */
 #include <errno.h>
 #include <string.h>
 
-#include "common/text.h"
 #include "identity.h"
 #include "registry_internal.h"
 
-enum { REASON_MAX_BYTES = 1024, VERSION_NUMBER_MAX = 999999999 };
+enum { VERSION_NUMBER_MAX = 999999999 };
 
 /* --- publishing ----------------------------------------------------------------------------------
  */
@@ -25,26 +24,27 @@ static int check_publishable(const struct function *latest, const char *code_sha
         return error_say(err, EINVAL,
                          "CodeSHA256 (%s) is different from current CodeSHA256 in $LATEST (%s)",
                          shown(code_sha256).text, latest->code_sha256);
-    if (latest->state != FUNCTION_ACTIVE || latest->update_status == UPDATE_IN_PROGRESS)
+    if (latest->state == FUNCTION_FAILED || latest->update_status == UPDATE_FAILED)
         return error_say(err, EBUSY,
-                         "The operation cannot be performed at this time: function %s is %s",
-                         latest->name,
-                         latest->state == FUNCTION_FAILED    ? "in state Failed"
-                         : latest->state == FUNCTION_PENDING ? "in state Pending"
-                                                             : "being updated");
+                         "The operation cannot be performed at this time: %s %s Failed. Update it "
+                         "first",
+                         latest->state == FUNCTION_FAILED ? "function" : "the update of function",
+                         latest->name);
     return 0;
 }
 
-/* The last version, if $LATEST is still what it was made from: 1, 0 or -errno. */
+/* The last version, if $LATEST is still what it was made from (and it has not failed, or it would
+ * be given out for ever): 1, 0 or -errno. */
 static int find_same(struct connection *connection, int64_t function_id, uint32_t *ret_number,
                      struct error *err)
 {
     sqlite3_stmt *row;
-    int r = sql_row(connection, &row, err,
-                    "SELECT p.number, p.content = l.content FROM versions p, versions l"
-                    " WHERE p.function_id = ?1 AND p.number > 0 AND l.function_id = ?1"
-                    " AND l.number = 0 ORDER BY p.number DESC LIMIT 1",
-                    NUMBER(function_id));
+    int r = sql_row(
+        connection, &row, err,
+        "SELECT p.number, p.content = l.content AND p.state <> ?2 FROM versions p, versions l"
+        " WHERE p.function_id = ?1 AND p.number > 0 AND l.function_id = ?1"
+        " AND l.number = 0 ORDER BY p.number DESC LIMIT 1",
+        NUMBER(function_id), NUMBER(FUNCTION_FAILED));
 
     if (r <= 0)
         return r;
@@ -108,35 +108,28 @@ static int copy_latest(struct registry *registry, struct connection *connection,
                    TEXT(description));
 }
 
-struct publication {
-    const struct function_key *key;
-    const char *code_sha256, *revision_id, *description;
-};
-
-static int publish(struct registry *registry, struct connection *connection,
-                   const struct publication *asked, struct function **ret_function,
-                   struct error *err)
+int version_publish(struct registry *registry, struct connection *connection,
+                    const struct function_ids *ids, const char *code_sha256,
+                    const char *revision_id, const char *description,
+                    struct function **ret_function, struct error *err)
 {
     struct function *latest = NULL;
-    struct function_ids ids = {0};
     uint32_t number = 0;
-    int r = row_find_function(connection, asked->key, &ids, err);
+    int r = row_read_version(connection, ids->function_id, VERSION_LATEST, &latest, err);
 
     if (r == 0)
-        r = row_read_version(connection, ids.function_id, VERSION_LATEST, &latest, err);
+        r = check_publishable(latest, code_sha256, revision_id, err);
     if (r == 0)
-        r = check_publishable(latest, asked->code_sha256, asked->revision_id, err);
-    if (r == 0)
-        r = find_same(connection, ids.function_id, &number, err);
+        r = find_same(connection, ids->function_id, &number, err);
     if (r == 0) {
         r = check_room(connection, latest, err);
         if (r == 0)
-            r = take_number(connection, ids.function_id, &number, err);
+            r = take_number(connection, ids->function_id, &number, err);
         if (r == 0)
-            r = copy_latest(registry, connection, ids.function_id, number, asked->description, err);
+            r = copy_latest(registry, connection, ids->function_id, number, description, err);
     }
     if (r >= 0)
-        r = row_read_version(connection, ids.function_id, number, ret_function, err);
+        r = row_read_version(connection, ids->function_id, number, ret_function, err);
     function_free(latest);
     return r;
 }
@@ -145,86 +138,25 @@ int registry_publish(struct registry *registry, const struct function_key *key,
                      const char *code_sha256, const char *revision_id, const char *description,
                      struct function **ret_function, struct error *err)
 {
-    const struct publication asked = {key, code_sha256, revision_id, description};
     struct connection *connection;
     struct function *function = NULL;
+    struct function_ids ids;
     int r = description ? check_text("the description", description, 0, DESCRIPTION_MAX, err) : 0;
 
     if (r == 0)
         r = database_begin_write(registry->database, &connection, err);
     if (r < 0)
         return r;
-    r = publish(registry, connection, &asked, &function, err);
+    r = row_find_function(connection, key, &ids, err);
+    if (r == 0)
+        r = version_publish(registry, connection, &ids, code_sha256, revision_id, description,
+                            &function, err);
     r = database_end_write(connection, r, err);
     if (r < 0 || !ret_function)
         function_free(function);
     else
         *ret_function = function;
     return r;
-}
-
-/* --- builds --------------------------------------------------------------------------------------
- */
-
-static int finish_build(struct connection *connection, uint64_t build_id, const char *failure,
-                        struct error *err)
-{
-    char reason[REASON_MAX_BYTES + 1] = "";
-    int r;
-
-    if (failure)
-        text_clean(reason, sizeof(reason), failure, strlen(failure));
-    /* state 0 is PENDING: a first build that failed; later ones leave the state as it is. */
-    r = failure ? sql_run(connection, err,
-                          "UPDATE versions SET reason = ?2,"
-                          " update_status = CASE state WHEN 0 THEN update_status ELSE ?4 END,"
-                          " state = CASE state WHEN 0 THEN ?3 ELSE state END WHERE build_id = ?1",
-                          NUMBER(build_id), TEXT(reason), NUMBER(FUNCTION_FAILED),
-                          NUMBER(UPDATE_FAILED))
-                : sql_run(connection, err,
-                          "UPDATE versions SET reason = '', state = ?2, update_status = ?3"
-                          " WHERE build_id = ?1",
-                          NUMBER(build_id), NUMBER(FUNCTION_ACTIVE), NUMBER(UPDATE_SUCCESSFUL));
-    if (r == 0 && connection_changes(connection) == 0)
-        r = error_say(err, ESTALE, "build %llu was deleted or replaced",
-                      (unsigned long long)build_id);
-    return r;
-}
-
-int registry_finish_build(struct registry *registry, uint64_t build_id, const char *failure,
-                          struct error *err)
-{
-    struct connection *connection;
-    int r = database_begin_write(registry->database, &connection, err);
-
-    if (r < 0)
-        return r;
-    return database_end_write(connection, finish_build(connection, build_id, failure, err), err);
-}
-
-int registry_list_pending(struct registry *registry, uint64_t *ret_build_ids, size_t max,
-                          size_t *ret_n, struct error *err)
-{
-    struct connection *connection;
-    sqlite3_stmt *row;
-    size_t n = 0;
-    int r = database_begin_read(registry->database, &connection, err);
-
-    if (r < 0)
-        return r;
-    r = sql_get(connection, &row, err,
-                "SELECT build_id FROM versions WHERE state = 0 OR update_status = 1"
-                " ORDER BY build_id LIMIT ?1",
-                NUMBER(max));
-    while (r == 0 && n < max && (r = statement_step(row, err)) == 1) {
-        ret_build_ids[n++] = (uint64_t)sqlite3_column_int64(row, 0);
-        r = 0;
-    }
-    database_end_read(connection);
-    if (r < 0)
-        return r;
-    *ret_n = n;
-    return 0;
 }
 
 /* --- deleting ------------------------------------------------------------------------------------

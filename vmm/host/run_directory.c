@@ -105,6 +105,18 @@ int run_directory_make(const char *parent, const char *id, struct run_directory 
     return 0;
 }
 
+int run_directory_sweep(const char *parent, struct error *err)
+{
+    AUTO_FD fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd < 0 && errno == ENOENT)
+        return 0;
+    if (fd < 0 || flock(fd, LOCK_EX) < 0)
+        return error_set(err, errno, "open the directory '%s'", parent);
+    sweep(fd);
+    return 0;
+}
+
 void run_directory_remove(struct run_directory *directory)
 {
     if (!directory->path)

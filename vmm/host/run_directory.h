@@ -20,6 +20,10 @@ struct run_directory {
 int run_directory_make(const char *parent, const char *id, struct run_directory *ret,
                        struct error *err);
 
+/* run_directory_sweep - what is orphaned in @parent goes: directories whose owner is no more. Fine
+ * where there is no @parent. */
+int run_directory_sweep(const char *parent, struct error *err);
+
 /* run_directory_remove - with all files in it; *directory is empty then. Takes an empty one. */
 void run_directory_remove(struct run_directory *directory);
 

@@ -17,6 +17,7 @@ int shell_start_vm(const struct instance_config *config, const struct shell_shap
                                  .command_line = config->command_line,
                                  .cpu_template = shape->cpu_template,
                                  .jail = config->jail,
+                                 .cpu = config->cpu,
                                  .seccomp_trap = config->seccomp_trap,
                                  .memory_mib = shape->memory_mib,
                                  .vcpus = shape->vcpus,

@@ -47,9 +47,7 @@ static int hold_codes(struct backup *backup, struct error *err)
         return r;
     }
     for (struct dirent *item; r == 0 && (item = readdir(directory));) {
-        if (strlen(item->d_name) >= sizeof(name) - 5)
-            continue;
-        snprintf(name, sizeof(name), "code/%s", item->d_name);
+        snprintf(name, sizeof(name), "code/%.*s", (int)sizeof(name) - 6, item->d_name);
         if (backup_is_code(name) &&
             linkat(backup->place.state_fd, name, backup->place.fd, name, 0) < 0 &&
             errno != EEXIST && errno != ENOENT)

@@ -10,11 +10,13 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/pidfd.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -25,8 +27,9 @@
 
 enum {
     MOUNTS_MAX = 16,
-    PERIOD_US = 100000,
     REMOVE_TRIES = 20, /* a millisecond each: a process that was reaped may still be leaving */
+    SWEEP_TRIES = 200, /* 10 ms each: those that were killed for it give back their memory first */
+    PIDS_MAX = 4096,
 };
 
 enum controller { MEMORY, PIDS, CPU, N_CONTROLLERS };
@@ -55,6 +58,7 @@ struct branch {
 
 struct cgroup_leaf {
     char name[NAME_MAX + 1];
+    uint64_t memory_bytes; /* the limit at present */
     size_t n;
     struct branch branches[CGROUP_MAX_HIERARCHIES];
 };
@@ -202,24 +206,67 @@ static int open_parent(const struct hierarchy *hierarchy)
     return r < 0 ? r : fd_steal(&parent);
 }
 
-/* Removes every leaf whose owner is gone: nobody holds its lock. @parent is locked. */
-static void sweep(int parent)
+/* Is @pid one of the leaf's? */
+static bool is_in(int leaf, long pid)
+{
+    AUTO_FD fd = openat(leaf, "cgroup.procs", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    FILE *file = fd < 0 ? NULL : fdopen(fd, "r");
+    long one;
+    bool found = false;
+
+    if (!file)
+        return false;
+    fd_steal(&fd);
+    while (!found && fscanf(file, "%ld", &one) == 1)
+        found = one == pid;
+    fclose(file);
+    return found;
+}
+
+/* Monitors that outlived their host. A number may be somebody else's by the time it is used: what
+ * is killed is what was still in the leaf after it could be told apart for good. */
+static void end_processes(int leaf)
+{
+    AUTO_FD fd = openat(leaf, "cgroup.procs", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    FILE *file = fd < 0 ? NULL : fdopen(fd, "r");
+    long pid;
+
+    if (!file)
+        return;
+    fd_steal(&fd);
+    for (int i = 0; i < PIDS_MAX && fscanf(file, "%ld", &pid) == 1; i++) {
+        AUTO_FD process = pid > 0 ? pidfd_open((pid_t)pid, 0) : -1; /* 0: of another namespace */
+
+        if (process >= 0 && is_in(leaf, pid))
+            pidfd_send_signal(process, SIGKILL, NULL, 0);
+    }
+    fclose(file);
+}
+
+/* Removes every leaf whose owner is gone: nobody holds its lock. @parent is locked. Returns how
+ * many are there still. */
+static unsigned sweep(int parent)
 {
     int copy = open_directory(parent, ".");
     DIR *directory = copy < 0 ? NULL : fdopendir(copy);
+    unsigned left = 0;
 
     if (!directory) {
         fd_close_at_exit(&copy);
-        return;
+        return 0;
     }
     for (struct dirent *item; (item = readdir(directory));) {
         if (item->d_name[0] == '.' || item->d_type != DT_DIR)
             continue;
         AUTO_FD leaf = open_directory(parent, item->d_name);
-        if (leaf >= 0 && flock(leaf, LOCK_EX | LOCK_NB) == 0)
-            unlinkat(parent, item->d_name, AT_REMOVEDIR);
+        if (leaf < 0 || flock(leaf, LOCK_EX | LOCK_NB) < 0 ||
+            unlinkat(parent, item->d_name, AT_REMOVEDIR) == 0)
+            continue;
+        end_processes(leaf);
+        left += unlinkat(parent, item->d_name, AT_REMOVEDIR) < 0 && errno == EBUSY;
     }
     closedir(directory);
+    return left;
 }
 
 /* Makes and locks the leaf; @parent is locked, so no sweeper sees it before it is locked itself. */
@@ -257,7 +304,7 @@ static int make_branch(const struct hierarchy *hierarchy, const char *name, bool
     if (r == 0 && flock(branch.parent, LOCK_EX) < 0)
         r = -errno;
     if (r == 0 && sweep_first)
-        sweep(branch.parent);
+        (void)sweep(branch.parent); /* what is slow to die is left to the next one */
     if (r == 0) {
         r = make_leaf(&branch, name);
         flock(branch.parent, LOCK_UN);
@@ -271,7 +318,7 @@ static int make_branch(const struct hierarchy *hierarchy, const char *name, bool
 
 /* --- limits ----------------------------------------------------------------------------------- */
 
-enum value { BYTES, ZERO, ONE, TASKS, PERIOD, QUOTA, QUOTA_AND_PERIOD };
+enum value { BYTES, ZERO, ONE, TASKS, SHARES, WEIGHT, PERIOD, QUOTA, QUOTA_AND_PERIOD, BURST };
 
 /* In the order they must be written: v1 wants the period before the quota. */
 static const struct setting {
@@ -285,14 +332,27 @@ static const struct setting {
     {MEMORY, false, "memory.memsw.limit_in_bytes", BYTES, true},
     {MEMORY, false, "memory.swappiness", ZERO, true},
     {PIDS, false, "pids.max", TASKS, false},
+    {CPU, false, "cpu.shares", SHARES, false},
     {CPU, false, "cpu.cfs_period_us", PERIOD, false},
     {CPU, false, "cpu.cfs_quota_us", QUOTA, false},
+    {CPU, false, "cpu.cfs_burst_us", BURST, true},
     {MEMORY, true, "memory.max", BYTES, false},
     {MEMORY, true, "memory.swap.max", ZERO, true}, /* a guest's memory never reaches a disk */
     {MEMORY, true, "memory.oom.group", ONE, true}, /* no half-dead monitor */
     {PIDS, true, "pids.max", TASKS, false},
+    {CPU, true, "cpu.weight", WEIGHT, false},
     {CPU, true, "cpu.max", QUOTA_AND_PERIOD, false},
+    {CPU, true, "cpu.max.burst", BURST, true},
 };
+
+/* One CPU's worth is @one; the kernel takes @least to @most. */
+static uint64_t weigh(const struct cgroup_limits *limits, uint64_t one, uint64_t least,
+                      uint64_t most)
+{
+    uint64_t weight = limits->cpu_share * one / 1000;
+
+    return weight < least ? least : weight > most ? most : weight;
+}
 
 static void format_value(enum value value, const struct cgroup_limits *limits, char *text,
                          size_t size)
@@ -310,14 +370,23 @@ static void format_value(enum value value, const struct cgroup_limits *limits, c
     case TASKS:
         snprintf(text, size, "%" PRIu32, limits->tasks);
         break;
+    case SHARES:
+        snprintf(text, size, "%" PRIu64, weigh(limits, 1024, 2, 262144));
+        break;
+    case WEIGHT:
+        snprintf(text, size, "%" PRIu64, weigh(limits, 100, 1, 10000));
+        break;
     case PERIOD:
-        snprintf(text, size, "%d", PERIOD_US);
+        snprintf(text, size, "%" PRIu32, limits->cpu_period_us);
         break;
     case QUOTA:
-        snprintf(text, size, "%" PRIu64, (uint64_t)limits->cpus * PERIOD_US);
+        snprintf(text, size, "%" PRIu32, limits->cpu_quota_us);
         break;
     case QUOTA_AND_PERIOD:
-        snprintf(text, size, "%" PRIu64 " %d", (uint64_t)limits->cpus * PERIOD_US, PERIOD_US);
+        snprintf(text, size, "%" PRIu32 " %" PRIu32, limits->cpu_quota_us, limits->cpu_period_us);
+        break;
+    case BURST:
+        snprintf(text, size, "%" PRIu32, limits->cpu_burst_us);
         break;
     }
 }
@@ -380,6 +449,7 @@ int cgroup_leaf_new(const char *mountinfo, const char *name, const struct cgroup
     if (!leaf)
         return error_set(err, ENOMEM, "control group");
     memcpy(leaf->name, name, strlen(name) + 1);
+    leaf->memory_bytes = limits->memory_bytes;
     missing[0] = '\0';
     bool sweep_first = !atomic_exchange(&swept, true);
     for (size_t i = 0; i < all.n; i++) {
@@ -408,23 +478,79 @@ size_t cgroup_leaf_procs(const struct cgroup_leaf *leaf, int fds[CGROUP_MAX_HIER
     return leaf->n;
 }
 
-/* Backwards: v1 keeps memory and swap together at or above memory alone. */
-int cgroup_leaf_set_memory(struct cgroup_leaf *leaf, uint64_t memory_bytes, struct error *err)
+/* v2 would kill the monitor rather than refuse: it is asked first. */
+static int check_room(const struct branch *branch, uint64_t memory_bytes)
+{
+    char text[32] = "";
+
+    if (!branch->v2)
+        return 0;
+    AUTO_FD fd = openat(branch->leaf, "memory.current", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 || read(fd, text, sizeof(text) - 1) <= 0)
+        return -errno;
+    return strtoull(text, NULL, 10) <= memory_bytes ? 0 : -EBUSY;
+}
+
+static int set_memory(const struct cgroup_leaf *leaf, const struct branch *branch,
+                      const struct setting *setting, uint64_t memory_bytes, struct error *err)
 {
     const struct cgroup_limits limits = {.memory_bytes = memory_bytes};
+    int r = memory_bytes < leaf->memory_bytes ? check_room(branch, memory_bytes) : 0;
+
+    if (r == 0)
+        r = apply(branch, setting, &limits);
+    return r < 0 ? error_set(err, -r, "set %s of '%s'", setting->file, leaf->name) : 0;
+}
+
+/* v1 keeps memory and swap together at or above memory alone: up, that one goes first. */
+int cgroup_leaf_set_memory(struct cgroup_leaf *leaf, uint64_t memory_bytes, struct error *err)
+{
+    const bool is_up = memory_bytes > leaf->memory_bytes;
 
     for (size_t i = 0; i < leaf->n; i++) {
         const struct branch *branch = &leaf->branches[i];
 
-        for (size_t s = ARRAY_LEN(settings); s-- > 0;) {
-            if (settings[s].value != BYTES || settings[s].v2 != branch->v2 ||
-                !(branch->chosen & (1u << MEMORY)))
+        for (size_t s = 0; s < ARRAY_LEN(settings); s++) {
+            const struct setting *one = &settings[is_up ? ARRAY_LEN(settings) - 1 - s : s];
+
+            if (one->value != BYTES || one->v2 != branch->v2 || !(branch->chosen & (1u << MEMORY)))
                 continue;
-            int r = apply(branch, &settings[s], &limits);
+            int r = set_memory(leaf, branch, one, memory_bytes, err);
             if (r < 0)
-                return error_set(err, -r, "set %s of '%s'", settings[s].file, leaf->name);
+                return r;
         }
     }
+    leaf->memory_bytes = memory_bytes;
+    return 0;
+}
+
+/* One look at all hierarchies. Returns how many leaves are left. */
+static int sweep_all(const struct hierarchies *all)
+{
+    unsigned left = 0;
+
+    for (size_t i = 0; i < all->n; i++) {
+        if (!all->list[i].chosen)
+            continue;
+        AUTO_FD root = open(all->list[i].path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        AUTO_FD parent = root < 0 ? -1 : open_directory(root, PARENT);
+        if (parent >= 0 && flock(parent, LOCK_EX) == 0) /* else nobody was ever here */
+            left += sweep(parent);
+    }
+    return (int)left;
+}
+
+int cgroup_sweep(const char *mountinfo, unsigned *ret_left, struct error *err)
+{
+    const struct timespec pause = {.tv_nsec = 10000000};
+    struct hierarchies all;
+    int left = 0, r = find_hierarchies(mountinfo, &all, err);
+
+    if (r < 0)
+        return r;
+    for (int i = 0; i < SWEEP_TRIES && (left = sweep_all(&all)) > 0; i++)
+        nanosleep(&pause, NULL);
+    *ret_left = (unsigned)left;
     return 0;
 }
 

@@ -18,7 +18,10 @@ enum { CGROUP_MAX_HIERARCHIES = 4 };
 
 struct cgroup_limits {
     uint64_t memory_bytes; /* page tables, page cache that it brings in and the like included */
-    uint32_t cpus;         /* that it can use at once; fully */
+    uint32_t cpu_share;    /* thousandths of a CPU: what it competes with when CPUs are short */
+    uint32_t cpu_quota_us; /* processor time in a period, whatever the CPUs have to do */
+    uint32_t cpu_period_us;
+    uint32_t cpu_burst_us; /* saved up while it had less to do; at most the quota */
     uint32_t tasks;        /* threads */
 };
 
@@ -38,8 +41,18 @@ int cgroup_leaf_new(const char *mountinfo, const char *name, const struct cgroup
  */
 size_t cgroup_leaf_procs(const struct cgroup_leaf *leaf, int fds[CGROUP_MAX_HIERARCHIES]);
 
-/* cgroup_leaf_set_memory - a new memory limit, larger than before. */
+/*
+ * cgroup_leaf_set_memory - another memory limit. A smaller one than is in use is -EBUSY: then what
+ * was, stays, and nothing is killed for it.
+ */
 int cgroup_leaf_set_memory(struct cgroup_leaf *leaf, uint64_t memory_bytes, struct error *err);
+
+/*
+ * cgroup_sweep - end and remove what hosts that are gone left behind: leaves that nobody has
+ * locked, with the processes in them. Takes up to 2 s if those are slow to die. *ret_left: leaves
+ * that are there still. Any thread.
+ */
+int cgroup_sweep(const char *mountinfo, unsigned *ret_left, struct error *err);
 
 /* cgroup_leaf_free - remove the leaf, which must be without processes; takes NULL. */
 void cgroup_leaf_free(struct cgroup_leaf *leaf);

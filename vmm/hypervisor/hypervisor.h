@@ -29,6 +29,15 @@ enum vm_jail {
     JAIL_NONE,            /* debugging only: a guest's escape is then this user's */
 };
 
+/*
+ * What a VM has of the host's CPUs: memory_mib/1769 of one, as Lambda's 1 vCPU at 1,769 MB.
+ * See README.md for what either costs.
+ */
+enum vm_cpu {
+    CPU_SHARE = 0, /* as a weight: where others want them, too. Idle CPUs are anybody's */
+    CPU_QUOTA,     /* and never more than that, over a period */
+};
+
 struct vm_config {
     const char *monitor_path; /* mayfly-vmm; NULL: beside the running program */
     const char *kernel_path;  /* ELF vmlinux, or zstd of one; NULL: a shell, for restore() */
@@ -36,6 +45,7 @@ struct vm_config {
     const char *console_path; /* where the guest's console goes; NULL: <directory>/console.log */
     const char *command_line; /* appended to the machine's own; may be NULL */
     enum vm_jail jail;
+    enum vm_cpu cpu;
     bool seccomp_trap; /* for tests: the monitor names a forbidden system call before it ends */
     const char *cpu_template; /* common/cpu_template.h; NULL or "": the host's CPU */
     uint32_t memory_mib;
@@ -123,6 +133,9 @@ struct hypervisor_ops {
     int (*status)(struct vm *vm, struct vm_status *ret_status, struct error *err);
     /* end_fd - readable once the VM has ended by itself: for poll(). Borrowed. */
     int (*end_fd)(struct vm *vm);
+    /* sweep - end and remove what hosts that were killed left behind on this machine: monitors that
+     * outlived them, control groups. Takes no more than 2 s. What is in use is let alone. */
+    int (*sweep)(struct error *err);
     /* destroy - ends the VM and its process, removes its sockets; takes NULL. */
     void (*destroy)(struct vm *vm);
 };

@@ -30,6 +30,13 @@ enum {
     OTHER_TASKS = 8,
     /* The largest files: a snapshot of all of memory, a console of 16 MiB. */
     FILE_OVERHEAD_BYTES = 32 * MIB,
+    /* A vCPU at that much memory: AWS Lambda's "Configure Lambda function memory". */
+    MIB_PER_CPU = 1769,
+    PERIOD_US = 100000,
+    /* A restore and a first result are done in less: a quota below it gets longer periods, up to
+     * the kernel's longest, so that neither is cut short. */
+    QUOTA_LEAST_US = 50000,
+    PERIOD_MOST_US = 1000000,
     TRY_MEMORY_MIB = 128,
     TRY_WAIT_MS = 5000,
 };
@@ -37,6 +44,7 @@ enum {
 struct jail {
     struct jail_plan plan;
     uint64_t memory_bytes;
+    bool has_more_room;       /* the limit is above memory_bytes */
     struct cgroup_leaf *leaf; /* owned; may be NULL */
     int uid_lock;             /* owned; -1: no user of its own */
     char missing[400];
@@ -80,12 +88,37 @@ static void take_user_namespace(struct jail *jail)
     note(jail, "a user of its own", "only root can give it one");
 }
 
+/*
+ * A share always. The quota of CPU_SHARE is for a monitor that its guest has taken over: no more
+ * CPUs than its vCPUs and its devices can use. With CPU_QUOTA it is the share itself; what was not
+ * used in one period may be used in the next.
+ */
+void jail_cpu_limits(const struct jail_config *config, struct cgroup_limits *limits)
+{
+    uint64_t share = (uint64_t)config->memory_mib * 1000 / MIB_PER_CPU;
+    uint64_t period_us = PERIOD_US, quota_us = (config->vcpus + 1) * period_us;
+
+    share = share > 0 ? share : 1;
+    if (config->cpu == CPU_QUOTA) {
+        if (share * period_us / 1000 < QUOTA_LEAST_US)
+            period_us = QUOTA_LEAST_US * 1000 / share;
+        if (period_us > PERIOD_MOST_US)
+            period_us = PERIOD_MOST_US;
+        quota_us = share * period_us / 1000;
+    }
+    limits->cpu_share = (uint32_t)share;
+    limits->cpu_period_us = (uint32_t)period_us;
+    limits->cpu_quota_us = (uint32_t)quota_us;
+    limits->cpu_burst_us = config->cpu == CPU_QUOTA ? (uint32_t)quota_us : 0;
+}
+
 static void take_cgroup(struct jail *jail, const struct jail_config *config)
 {
-    const struct cgroup_limits limits = {
-        .memory_bytes = jail->memory_bytes, .cpus = config->vcpus + 1, .tasks = jail->plan.tasks};
+    struct cgroup_limits limits = {.memory_bytes = jail->memory_bytes, .tasks = jail->plan.tasks};
     char missing[200] = "";
     struct error err;
+
+    jail_cpu_limits(config, &limits);
     int r = cgroup_leaf_new("/proc/self/mountinfo", config->name, &limits, &jail->leaf, missing,
                             sizeof(missing), &err);
 
@@ -147,7 +180,15 @@ int jail_room_for_file(struct jail *jail, uint64_t bytes, struct error *err)
 {
     if (!jail->leaf)
         return 0;
-    return cgroup_leaf_set_memory(jail->leaf, jail->memory_bytes + bytes, err);
+    int r = cgroup_leaf_set_memory(jail->leaf, jail->memory_bytes + bytes, err);
+    jail->has_more_room = jail->has_more_room || r == 0;
+    return r;
+}
+
+void jail_room_back(struct jail *jail)
+{
+    if (jail->has_more_room && cgroup_leaf_set_memory(jail->leaf, jail->memory_bytes, NULL) == 0)
+        jail->has_more_room = false;
 }
 
 void jail_free(struct jail *jail)

@@ -7,6 +7,7 @@
 #define MAYFLY_HYPERVISOR_JAIL_H
 
 #include "hypervisor.h"
+#include "cgroup.h"
 #include "jail_child.h"
 
 struct jail;
@@ -15,6 +16,7 @@ struct jail_config {
     enum vm_jail mode;
     const char *name; /* the VM's: of its control group */
     uint32_t memory_mib, vcpus;
+    enum vm_cpu cpu;
     bool seccomp_trap; /* see vm_config */
 };
 
@@ -36,6 +38,15 @@ const char *jail_missing(const struct jail *jail);
 /* jail_room_for_file - let the monitor's memory limit grow by a file that it is about to write:
  * where that file lives in memory, it is the writer's. */
 int jail_room_for_file(struct jail *jail, uint64_t bytes, struct error *err);
+
+/*
+ * jail_room_back - that file is gone: the limit is what it was. Where its memory is still in use,
+ * the next call tries again; nothing is lost but that the monitor may have it.
+ */
+void jail_room_back(struct jail *jail);
+
+/* jail_cpu_limits - what a VM of that size may have of the CPUs; pure. Fills the cpu_ members. */
+void jail_cpu_limits(const struct jail_config *config, struct cgroup_limits *limits);
 
 /* jail_free - after the monitor was reaped: its user is free again, its control group goes. */
 void jail_free(struct jail *jail);

@@ -17,6 +17,7 @@
 #include "common/clock.h"
 #include "common/fd.h"
 #include "common/text.h"
+#include "cgroup.h"
 #include "hypervisor.h"
 #include "monitor_client.h"
 #include "monitor_memory.h"
@@ -247,6 +248,7 @@ static int build(struct vm *vm, const struct vm_config *config, struct start_fds
                                      .name = name,
                                      .memory_mib = config->memory_mib,
                                      .vcpus = config->vcpus,
+                                     .cpu = config->cpu,
                                      .seccomp_trap = config->seccomp_trap};
     r = jail_new(&jail, &vm->jail, err);
     if (r == 0)
@@ -372,6 +374,7 @@ static int kvm_resume(struct vm *vm, struct error *err)
 
     request.body_case = MAYFLY__MONITOR__REQUEST__BODY_RESUME;
     request.resume = &resume;
+    jail_room_back(vm->jail);
     return simple_request(vm, &request, err);
 }
 
@@ -512,6 +515,19 @@ static int kvm_status(struct vm *vm, struct vm_status *ret_status, struct error 
     return r;
 }
 
+static int kvm_sweep(struct error *err)
+{
+    unsigned left = 0;
+    int r = cgroup_sweep("/proc/self/mountinfo", &left, err);
+
+    if (r == 0 && left > 0)
+        r = error_say(err, EBUSY,
+                      "%u control groups of VMs whose host was killed cannot be removed: something "
+                      "in them does not end",
+                      left);
+    return r;
+}
+
 static int kvm_end_fd(struct vm *vm)
 {
     return monitor_client_fd(vm->client);
@@ -530,5 +546,6 @@ const struct hypervisor_ops hypervisor_kvm = {
     .working_set = kvm_working_set,
     .status = kvm_status,
     .end_fd = kvm_end_fd,
+    .sweep = kvm_sweep,
     .destroy = kvm_destroy,
 };

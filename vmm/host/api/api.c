@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <sodium.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -58,6 +59,9 @@ int api_new(const struct api_options *options, struct api **ret_api, struct erro
         r = error_set(err, ENOMEM, "make the API");
     else
         r = copy_keys(api, options, err);
+    if (r == 0)
+        r = trusted_proxies_new(options->trusted_proxies, options->n_trusted_proxies, &api->proxies,
+                                err);
     if (r < 0) {
         api_free(api);
         return r;
@@ -78,6 +82,7 @@ void api_free(struct api *api)
         free(api->keys[i].tenant);
     }
     free(api->keys);
+    trusted_proxies_free(api->proxies);
     free(api->region);
     free(api->default_tenant);
     free(api->public_url);
@@ -135,6 +140,7 @@ static int turn_init(struct api_turn *turn, struct api *api, const struct http_r
     turn->request = request;
     turn->response = response;
     turn->http = NULL;
+    turn->key = NULL;
     turn->query = (struct http_query){.n = 0};
     turn->tenant[0] = turn->account_id[0] = turn->request_id[0] = '\0';
     turn->match = (struct route_match){.route = NULL};
@@ -153,21 +159,42 @@ static size_t limit_of(const struct api_operation *operation, const struct http_
     return operation->body_limit;
 }
 
+/* Whose memory the body of a request to a URL takes: one URL's callers share it. */
+static struct byte_owner url_owner(const struct http_request *request, const char *path_id)
+{
+    char id[URL_ID_BYTES];
+
+    snprintf(id, sizeof(id), "%s",
+             function_url_is_host(request) ? http_header_find(request, "host") : path_id);
+    return (struct byte_owner){api_owner_id(id), false};
+}
+
 /* Who is unknown sends no bodies. */
-static size_t service_body_limit(void *opaque, const struct http_request *request,
-                                 struct http_response *response)
+static void service_admit(void *opaque, const struct http_request *request,
+                          struct http_admission *ret_admission, struct http_response *response)
 {
     struct api_turn turn;
 
+    *ret_admission = (struct http_admission){.body_limit = 0};
     if (turn_init(&turn, opaque, request, response) < 0)
-        return 0;
-    if (function_url_is_host(request))
-        return API_INVOKE_MAX_BYTES;
+        return;
+    if (function_url_is_host(request)) {
+        ret_admission->body_limit = API_INVOKE_MAX_BYTES;
+        ret_admission->owner = url_owner(request, "");
+        return;
+    }
     const struct api_operation *operation = find_operation(&turn);
-    if (operation && ((operation->flags & API_PUBLIC) || api_authenticate(&turn, true) == 0))
-        return limit_of(operation, request);
+    if (operation && (operation->flags & API_PUBLIC))
+        ret_admission->owner =
+            url_owner(request, turn.match.n_variables ? turn.match.variables[0] : "");
+    else if (operation && api_authenticate_head(&turn, &ret_admission->owner) < 0)
+        operation = NULL;
+    if (operation) {
+        ret_admission->body_limit = limit_of(operation, request);
+        ret_admission->may_spool = operation->body_limit > API_INVOKE_MAX_BYTES;
+        return;
+    }
     finish(&turn);
-    return 0;
 }
 
 static enum http_lane service_lane(void *opaque, const struct http_request *request)
@@ -188,22 +215,36 @@ static enum http_lane service_lane(void *opaque, const struct http_request *requ
     return operation->lane;
 }
 
-static void dispatch(struct api_turn *turn)
+/* Each parameter once, but for the one that is a list: what was signed and what is done must be the
+ * same to every reader. */
+static int read_query(struct api_turn *turn)
 {
+    struct http_query *query = &turn->query;
     struct error err;
 
+    if (http_query_read(turn->request->query, query, &err) < 0)
+        return api_fail_errno(turn, -EINVAL, &err);
+    for (size_t i = 1; i < query->n; i++)
+        for (size_t k = 0; k < i; k++)
+            if (strcmp(query->parameters[i].name, query->parameters[k].name) == 0 &&
+                strcmp(query->parameters[i].name, "tagKeys") != 0)
+                return api_fail(turn, API_INVALID_PARAMETER, "%.64s: it is there twice",
+                                query->parameters[i].name);
+    return 0;
+}
+
+static void dispatch(struct api_turn *turn)
+{
     if (function_url_is_host(turn->request)) {
         handle_function_url(turn);
         return;
     }
     const struct api_operation *operation = find_operation(turn);
-    if (!operation || (!(operation->flags & API_PUBLIC) && api_authenticate(turn, false) < 0))
+    if (!operation || (!(operation->flags & API_PUBLIC) && api_authenticate(turn, "lambda") < 0))
         return;
-    if (http_query_read(turn->request->query, &turn->query, &err) < 0) {
-        api_fail_errno(turn, -EINVAL, &err);
-        return;
-    }
-    operation->handle(turn);
+    /* A URL's query is the function's own. */
+    if (operation->handle == handle_function_url || read_query(turn) == 0)
+        operation->handle(turn);
     http_query_done(&turn->query);
 }
 
@@ -230,6 +271,12 @@ static void service_refuse(void *opaque, const struct http_request *request, enu
         if (why == HTTP_OVERLOADED) {
             api_fail(&turn, API_UNAVAILABLE, "the service is busy or is being stopped: try again");
             (void)http_response_header(response, "Retry-After", "1");
+        } else if (why == HTTP_DISK_FULL) {
+            api_fail_errno(&turn, -ENOSPC, &(struct error){.text = "an upload: the disk is full"});
+        } else if (why == HTTP_BAD_HEAD) {
+            api_fail(&turn, API_BAD_HEAD, "the request's head is not that of one HTTP request");
+        } else if (why == HTTP_HEAD_TOO_LARGE) {
+            api_fail(&turn, API_HEAD_TOO_LARGE, "a request may have %d headers", HTTP_MAX_HEADERS);
         } else if (router_match(api_routes, api_n_routes, request->method, request->path,
                                 &turn.match) == 0) {
             const struct api_operation *operation = operation_of(&turn.match);
@@ -245,7 +292,7 @@ static void service_refuse(void *opaque, const struct http_request *request, enu
 }
 
 const struct http_service api_service = {
-    .body_limit = service_body_limit,
+    .admit = service_admit,
     .lane = service_lane,
     .handle = service_handle,
     .refuse = service_refuse,

@@ -49,12 +49,15 @@ struct api_invocation_result {
     size_t payload_bytes;
     char log_tail[API_LOG_TAIL_BYTES]; /* raw bytes */
     size_t log_tail_bytes;
+    const char *start;   /* "warm", "restored" or "cold"; static; NULL: the backend does not say */
+    uint64_t acquire_us; /* until an instance was there */
+    uint64_t guest_us;   /* event sent to result here */
 };
 
 /* How far provisioned concurrency is. */
 struct api_provisioned_status {
     uint32_t allocated, available;
-    const char *failure; /* static, or NULL */
+    char failure[200]; /* why it cannot be held at present, or "" */
 };
 
 /* What runs functions; mayflyd's main fills it. Any member but invoke may be NULL. */
@@ -97,7 +100,9 @@ struct api_options {
     const char *default_tenant; /* of unsigned requests; NULL: "default". It must exist */
     bool unsigned_loopback;     /* allow them on loopback too, not only on the Unix socket */
     const char *public_url;     /* "https://host:port", for function URLs; NULL: from the request */
-    int64_t (*now_s)(void);     /* NULL: the real clock (tests set it) */
+    const char *const *trusted_proxies; /* addresses and networks whose X-Forwarded-For counts */
+    size_t n_trusted_proxies;
+    int64_t (*now_s)(void); /* NULL: the real clock (tests set it) */
 };
 
 struct api;

@@ -19,6 +19,8 @@ static const struct {
     [API_CONFLICT] = {"ResourceConflictException", 409, true, false},
     [API_TOO_MANY_REQUESTS] = {"TooManyRequestsException", 429, true, false},
     [API_TOO_LARGE] = {"RequestTooLargeException", 413, true, false},
+    [API_HEAD_TOO_LARGE] = {"RequestHeaderFieldsTooLargeException", 431, true, false},
+    [API_BAD_HEAD] = {"BadRequestException", 400, true, false},
     [API_CODE_STORAGE] = {"CodeStorageExceededException", 400, true, false},
     [API_PRECONDITION] = {"PreconditionFailedException", 412, true, false},
     [API_SERVICE] = {"ServiceException", 500, false, true},

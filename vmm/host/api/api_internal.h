@@ -9,6 +9,7 @@
 #include "host/identity.h"
 #include "host/registry_attached.h"
 #include "router.h"
+#include "trusted_proxies.h"
 
 struct api_key_entry {
     char *id, *secret, *tenant; /* owned */
@@ -19,7 +20,8 @@ struct api {
     char *region, *default_tenant, *public_url;
     struct api_key_entry *keys; /* owned; sorted by id */
     size_t n_keys;
-    uint8_t link_key[32]; /* signs links to code; new with each start */
+    struct trusted_proxies *proxies; /* owned */
+    uint8_t link_key[32];            /* signs links to code; new with each start */
     atomic_uint_fast64_t answers[6];
 };
 
@@ -34,6 +36,7 @@ struct api_turn {
     char request_id[REQUEST_ID_BYTES];
     char tenant[FUNCTION_NAME_MAX + 1]; /* "" in routes without authentication */
     char account_id[ACCOUNT_ID_BYTES];
+    const struct api_key_entry *key; /* that it claims to be signed with; NULL: unsigned */
 };
 
 typedef void api_handler(struct api_turn *turn);
@@ -63,6 +66,8 @@ enum api_exception {
     API_CONFLICT,
     API_TOO_MANY_REQUESTS,
     API_TOO_LARGE,
+    API_HEAD_TOO_LARGE,
+    API_BAD_HEAD,
     API_CODE_STORAGE,
     API_PRECONDITION,
     API_SERVICE,
@@ -104,6 +109,9 @@ void api_reply_empty(struct api_turn *turn, unsigned status);
 /* api_reply_bytes - @data (owned by the heap) is taken over. */
 void api_reply_bytes(struct api_turn *turn, unsigned status, const char *content_type, void *data,
                      size_t len_bytes);
+/* api_reply_file - @file (owned) is taken over: its first @len_bytes are the body. */
+void api_reply_file(struct api_turn *turn, unsigned status, const char *content_type, int file,
+                    uint64_t len_bytes);
 /* api_changed - tell the backend that @function was changed. */
 void api_changed(struct api_turn *turn, const char *function);
 
@@ -163,9 +171,14 @@ void api_base_url(const struct api_turn *turn, char ret_url[API_URL_BYTES]);
 
 /* --- api_auth.c --- */
 
-/* api_authenticate - fills the turn's tenant, or answers (-1). @early: the body is not there yet:
- * only what can be said without it. */
-int api_authenticate(struct api_turn *turn, bool early);
+/* api_authenticate - fills the turn's tenant, or answers (-1). @service: of the signature's scope.
+ */
+int api_authenticate(struct api_turn *turn, const char *service);
+/* api_authenticate_head - the body is not there yet: all that can be said without it, and who is to
+ * answer for its memory. Answers itself (-1) where the request would be refused anyway. */
+int api_authenticate_head(struct api_turn *turn, struct byte_owner *ret_owner);
+/* api_owner_id - a name as a number, for struct byte_owner. */
+uint32_t api_owner_id(const char *name);
 const struct api_key_entry *api_find_key(const struct api *api, const char *id);
 
 /* --- code_link.c: Code.Location of GetFunction --- */

@@ -35,6 +35,15 @@ static void set_text(json_t *object, const char *name, const char *text)
     set(object, name, json_string(text));
 }
 
+/* Why it failed, or has to wait. */
+static void set_reason(json_t *object, const struct function *function, const char *member,
+                       const char *code_member, const char *otherwise, const char *otherwise_code)
+{
+    set_text(object, member, function->reason[0] ? function->reason : otherwise);
+    set_text(object, code_member,
+             function->reason_code[0] ? function->reason_code : otherwise_code);
+}
+
 static void set_state(json_t *object, const struct function *function)
 {
     static const char *const states[] = {
@@ -44,18 +53,18 @@ static void set_state(json_t *object, const struct function *function)
                                           [UPDATE_FAILED] = "Failed"};
 
     set_text(object, "State", states[function->state]);
-    if (function->state == FUNCTION_PENDING) {
-        set_text(object, "StateReason", "The function is being created.");
-        set_text(object, "StateReasonCode", "Creating");
-    } else if (function->state == FUNCTION_FAILED) {
-        set_text(object, "StateReason", function->reason);
-        set_text(object, "StateReasonCode", "InvalidConfiguration");
-    }
+    if (function->state == FUNCTION_PENDING)
+        set_reason(object, function, "StateReason", "StateReasonCode",
+                   "The function is being created.", "Creating");
+    else if (function->state == FUNCTION_FAILED)
+        set_reason(object, function, "StateReason", "StateReasonCode", "", "FunctionError");
     set_text(object, "LastUpdateStatus", updates[function->update_status]);
-    if (function->update_status == UPDATE_FAILED) {
-        set_text(object, "LastUpdateStatusReason", function->reason);
-        set_text(object, "LastUpdateStatusReasonCode", "InvalidConfiguration");
-    }
+    if (function->update_status == UPDATE_FAILED)
+        set_reason(object, function, "LastUpdateStatusReason", "LastUpdateStatusReasonCode", "",
+                   "FunctionError");
+    else if (function->update_status == UPDATE_IN_PROGRESS)
+        set_reason(object, function, "LastUpdateStatusReason", "LastUpdateStatusReasonCode",
+                   "The function is being updated.", "Creating");
 }
 
 static void set_environment(json_t *object, const struct function *function)

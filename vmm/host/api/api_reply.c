@@ -16,6 +16,19 @@ void api_reply_bytes(struct api_turn *turn, unsigned status, const char *content
     (void)http_response_header(response, "Content-Type", content_type);
 }
 
+void api_reply_file(struct api_turn *turn, unsigned status, const char *content_type, int file,
+                    uint64_t len_bytes)
+{
+    struct http_response *response = turn->response;
+
+    http_response_done(response);
+    response->status = status;
+    response->has_file = true;
+    response->file = file;
+    response->file_bytes = len_bytes;
+    (void)http_response_header(response, "Content-Type", content_type);
+}
+
 void api_reply_json(struct api_turn *turn, unsigned status, json_t *object)
 {
     char *text = object ? json_dumps(object, JSON_COMPACT) : NULL;

@@ -3,10 +3,12 @@
  * minutes. Ours names tenant, hash and end, signed with a key that lives as long as the process.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "api_internal.h"
@@ -72,7 +74,8 @@ void handle_code_link(struct api_turn *turn)
     const char *tenant = turn->match.variables[0], *sha256 = turn->match.variables[1];
     struct code_store *store = registry_code_store(turn->api->options.registry);
     char path[4096], base64[CODE_SHA256_BYTES];
-    uint8_t digest[32], *data = NULL;
+    struct stat st = {.st_size = 0};
+    uint8_t digest[32];
     struct error err;
     size_t len = 0;
 
@@ -85,12 +88,13 @@ void handle_code_link(struct api_turn *turn)
     sodium_bin2base64(base64, sizeof(base64), digest, sizeof(digest),
                       sodium_base64_VARIANT_ORIGINAL);
     int r = code_store_path(store, base64, path, sizeof(path), &err);
-    if (r == 0)
-        r = fd_read_file(path, API_CODE_MAX_BYTES, &data, &len, &err);
+    AUTO_FD file = r < 0 ? -1 : open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (r == 0 && (file < 0 || fstat(file, &st) < 0))
+        r = error_set(&err, errno, "open deployed code");
     if (r == -ENOENT)
         api_fail(turn, API_NOT_FOUND, "this code is no longer deployed");
     else if (r < 0)
         api_fail_errno(turn, -EIO, &err); /* the text names a path of ours */
     else
-        api_reply_bytes(turn, 200, "application/zip", data, len);
+        api_reply_file(turn, 200, "application/zip", fd_steal(&file), (uint64_t)st.st_size);
 }

@@ -65,7 +65,7 @@ static int authenticate(struct api_turn *turn, const struct function_url *url)
     struct error err;
 
     if (url->auth == URL_AUTH_AWS_IAM) {
-        if (api_authenticate(turn, false) < 0 || strcmp(turn->tenant, url->tenant) != 0) {
+        if (api_authenticate(turn, "lambda") < 0 || strcmp(turn->tenant, url->tenant) != 0) {
             http_response_done(turn->response);
             reply_message(turn, 403, "Forbidden");
             return -1;
@@ -187,7 +187,7 @@ void handle_function_url(struct api_turn *turn)
     if (make_event(turn, &url, &event) < 0)
         return;
     double roll = (double)randombytes_random() / 4294967296.0;
-    int r = registry_find(turn->api->options.registry, &key, roll, &function, &err);
+    int r = registry_find_served(turn->api->options.registry, &key, roll, &function, &err);
     if (r < 0)
         fail(turn, r, &err);
     else

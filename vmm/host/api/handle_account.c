@@ -55,7 +55,7 @@ void handle_metrics(struct api_turn *turn)
     const struct api_options *options = &turn->api->options;
     char *text = NULL;
 
-    if (turn->request->origin == HTTP_FROM_NETWORK && api_authenticate(turn, false) < 0)
+    if (turn->request->origin == HTTP_FROM_NETWORK && api_authenticate(turn, "lambda") < 0)
         return;
     if (!options->backend->metrics ||
         options->backend->metrics(options->backend_opaque, &text) < 0) {

@@ -5,12 +5,8 @@
 #include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "common/clock.h"
 #include "common/fd.h"
-
-enum { PUBLISH_WAIT_MS = 120000, PUBLISH_POLL_MS = 50 };
 
 int code_read(struct api_turn *turn, const json_t *object, const char *where,
               struct code_staged **ret_staged)
@@ -36,27 +32,4 @@ int code_read(struct api_turn *turn, const json_t *object, const char *where,
     int r = code_store_stage(registry_code_store(turn->api->options.registry), data, len,
                              ret_staged, &err);
     return r < 0 ? api_fail_errno(turn, r, &err) : 0;
-}
-
-/* The registry publishes what is built; a client that asks for both in one waits for it. */
-int publish_when_built(struct api_turn *turn, const struct function_key *key,
-                       struct function **ret_function)
-{
-    struct registry *registry = turn->api->options.registry;
-    const struct function_key latest = {key->tenant, key->name, NULL};
-    uint64_t until_us = clock_now_us() + PUBLISH_WAIT_MS * 1000ull;
-    struct error err;
-
-    api_changed(turn, key->name);
-    for (;;) {
-        int r = registry_publish(registry, &latest, NULL, NULL, NULL, ret_function, &err);
-
-        if (r != -EBUSY)
-            return r < 0 ? api_fail_function(turn, r, &latest, &err) : 0;
-        if (clock_now_us() > until_us)
-            return api_fail(turn, API_NOT_READY,
-                            "the code was stored, but its snapshot is still being made: no version "
-                            "was published. Call PublishVersion later");
-        usleep(PUBLISH_POLL_MS * 1000);
-    }
 }

@@ -9,8 +9,4 @@
 int code_read(struct api_turn *turn, const json_t *object, const char *where,
               struct code_staged **ret_staged);
 
-/* publish_when_built - after a change with Publish: waits for its build, then publishes. */
-int publish_when_built(struct api_turn *turn, const struct function_key *key,
-                       struct function **ret_function);
-
 #endif

@@ -85,17 +85,17 @@ static json_t *provisioned_json(struct api_turn *turn, const struct provisioned 
     if (options->backend->provisioned)
         (void)options->backend->provisioned(options->backend_opaque, provisioned, turn->tenant,
                                             &status);
-    if (status.failure)
-        word = "FAILED";
-    else if (status.available >= provisioned->requested)
+    if (status.available >= provisioned->requested)
         word = "READY";
+    else if (status.failure[0])
+        word = "FAILED";
     api_time_text(provisioned->modified_ms, modified);
     json_t *object =
         json_pack("{s:I, s:I, s:I, s:s, s:s}", "RequestedProvisionedConcurrentExecutions",
                   (json_int_t)provisioned->requested, "AvailableProvisionedConcurrentExecutions",
                   (json_int_t)status.available, "AllocatedProvisionedConcurrentExecutions",
                   (json_int_t)status.allocated, "Status", word, "LastModified", modified);
-    if (status.failure)
+    if (strcmp(word, "FAILED") == 0)
         (void)json_object_set_new(object, "StatusReason", json_string(status.failure));
     return object;
 }

@@ -18,7 +18,8 @@ static void create(struct api_turn *turn, const json_t *object, const struct api
                    const struct settings_input *input, struct code_staged *code)
 {
     struct text_pair *tags = NULL;
-    struct function *function = NULL, *version = NULL;
+    struct registry *registry = turn->api->options.registry;
+    struct function *function = NULL;
     size_t n_tags = 0;
     bool publish = false;
     struct error err;
@@ -26,21 +27,18 @@ static void create(struct api_turn *turn, const json_t *object, const struct api
     if (api_take_boolean(turn, object, "Publish", &publish) < 0 ||
         api_take_pairs(turn, object, "Tags", &tags, &n_tags) < 0)
         return;
-    int r = registry_create_function(turn->api->options.registry, &target->key, &input->settings,
-                                     code, tags, n_tags, &function, &err);
+    int r = (publish ? registry_create_published : registry_create_function)(
+        registry, &target->key, &input->settings, code, tags, n_tags, &function, &err);
     free(tags);
     if (r == -EEXIST)
         api_fail(turn, API_CONFLICT, "Function already exist: %s", target->key.name);
     else if (r < 0)
         api_fail_errno(turn, r, &err);
-    else if (!publish)
-        reply_function(turn, 201, function, NULL);
-    else if (publish_when_built(turn, &target->key, &version) == 0)
-        reply_function(turn, 201, version, version->version_text);
+    else
+        reply_function(turn, 201, function, publish ? function->version_text : NULL);
     if (r == 0)
         api_changed(turn, target->key.name);
     function_free(function);
-    function_free(version);
 }
 
 void handle_create_function(struct api_turn *turn)
@@ -194,7 +192,8 @@ static void reply_update_check(struct api_turn *turn, const struct api_target *t
 static void update_code(struct api_turn *turn, const json_t *object,
                         const struct api_target *target, struct code_staged *code)
 {
-    struct function *function = NULL, *version = NULL;
+    struct registry *registry = turn->api->options.registry;
+    struct function *function = NULL;
     const char *revision_id = NULL;
     bool publish = false, is_dry = false;
     struct error err;
@@ -207,18 +206,15 @@ static void update_code(struct api_turn *turn, const json_t *object,
         reply_update_check(turn, target, code, revision_id);
         return;
     }
-    int r = registry_update_code(turn->api->options.registry, &target->key, code, revision_id,
-                                 &function, &err);
+    int r = (publish ? registry_update_published : registry_update_code)(
+        registry, &target->key, code, revision_id, &function, &err);
     if (r < 0)
         api_fail_function(turn, r, &target->key, &err);
-    else if (!publish)
-        reply_function(turn, 200, function, NULL);
-    else if (publish_when_built(turn, &target->key, &version) == 0)
-        reply_function(turn, 200, version, version->version_text);
+    else
+        reply_function(turn, 200, function, publish ? function->version_text : NULL);
     if (r == 0)
         api_changed(turn, target->key.name);
     function_free(function);
-    function_free(version);
 }
 
 void handle_update_code(struct api_turn *turn)

@@ -1,6 +1,7 @@
 /* Invocations: synchronous, asynchronous, dry, streamed. */
 #include <errno.h>
 #include <sodium.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -120,7 +121,7 @@ int invoke_find(struct api_turn *turn, const struct function_key *key,
 {
     double roll = (double)randombytes_random() / 4294967296.0;
     struct error err;
-    int r = registry_find(turn->api->options.registry, key, roll, ret_function, &err);
+    int r = registry_find_served(turn->api->options.registry, key, roll, ret_function, &err);
 
     return r < 0 ? api_fail_function(turn, r, key, &err) : 0;
 }
@@ -133,6 +134,7 @@ int invoke_run(struct api_turn *turn, const struct api_invocation *invocation,
     ret_result->payload = NULL;
     ret_result->payload_bytes = ret_result->log_tail_bytes = 0;
     ret_result->error = API_NO_ERROR;
+    ret_result->start = NULL;
     return options->backend->invoke(options->backend_opaque, invocation, ret_result, err);
 }
 
@@ -177,6 +179,18 @@ static void log_base64(const struct api_invocation_result *result, char ret_text
                       result->log_tail_bytes, sodium_base64_VARIANT_ORIGINAL);
 }
 
+/* Where the time went, for who asks by X-Mayfly-Timing. Source: W3C Server Timing. */
+static void reply_timing(struct api_turn *turn, const struct api_invocation_result *result)
+{
+    char text[120];
+
+    if (!result->start || !http_header_find(turn->request, "x-mayfly-timing"))
+        return;
+    snprintf(text, sizeof(text), "start;desc=%s, acquire;dur=%.3f, guest;dur=%.3f", result->start,
+             (double)result->acquire_us / 1e3, (double)result->guest_us / 1e3);
+    (void)http_response_header(turn->response, "Server-Timing", text);
+}
+
 static void reply_result(struct api_turn *turn, const struct invoke_input *input,
                          const struct function *function, struct api_invocation_result *result)
 {
@@ -194,6 +208,7 @@ static void reply_result(struct api_turn *turn, const struct invoke_input *input
     }
     if (input->trace_id)
         (void)http_response_header(turn->response, "X-Amzn-Trace-Id", input->trace_id);
+    reply_timing(turn, result);
 }
 
 static void run_now(struct api_turn *turn, const struct invoke_input *input,
@@ -219,7 +234,8 @@ static void enqueue(struct api_turn *turn, const struct invoke_input *input, uns
                                      .payload = input->payload,
                                      .payload_len_bytes = input->payload_bytes,
                                      .client_context = input->client_context_base64,
-                                     .trace = input->trace_id};
+                                     .trace = input->trace_id,
+                                     .traceparent = input->traceparent};
     struct error err;
 
     if (!options->queue) {

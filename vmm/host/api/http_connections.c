@@ -1,8 +1,8 @@
 /*
  * Connections and their deadlines. libmicrohttpd's own timeout starts anew with each byte, so one
  * that sends a byte now and then would hold a connection for ever: here it is cut off when its time
- * for a request head (or body) is over. Cutting off is shutdown(2): libmicrohttpd then sees the end
- * of the stream and closes as always.
+ * for a request head, a body or an answer is over. Cutting off is shutdown(2): libmicrohttpd then
+ * sees the end of the stream and closes as always.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -24,6 +24,16 @@ static uint64_t now_ms(void)
     return clock_now_us() / 1000;
 }
 
+/* What it has not taken by now is thrown away when the socket is closed, and not kept in the kernel
+ * until it does. */
+static void cut_off(const struct http_connection *c)
+{
+    const struct linger at_once = {.l_onoff = 1};
+
+    (void)setsockopt(c->socket, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+    (void)shutdown(c->socket, SHUT_RDWR);
+}
+
 static void *sweeper_main(void *opaque)
 {
     struct http_connections *connections = opaque;
@@ -35,7 +45,7 @@ static void *sweeper_main(void *opaque)
 
         for (struct http_connection *c = connections->first; c; c = c->next)
             if (c->deadline_ms && c->deadline_ms <= now)
-                (void)shutdown(c->socket, SHUT_RDWR);
+                cut_off(c);
         clock_gettime(CLOCK_MONOTONIC, &until);
         until.tv_nsec += SWEEP_MS * 1000000l;
         until.tv_sec += until.tv_nsec / 1000000000l;

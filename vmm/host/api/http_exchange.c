@@ -6,21 +6,18 @@
  * Ownership: counted. libmicrohttpd holds one reference until the request is completed, a pool's
  * job another until its handler returned (it may outlive a client that went away).
  */
-#include <arpa/inet.h>
-#include <ctype.h>
 #include <errno.h>
-#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
+#include "common/clock.h"
 #include "common/fd.h"
 #include "http_server_internal.h"
 
 enum {
     DRAIN_BYTES = 96 << 20, /* of a body too large that is read and thrown away, so that the client
                                reads our answer and does not just see its connection break */
-    FIRST_BODY_BYTES = 16 << 10,
     STREAM_BLOCK_BYTES = 32 << 10,
     BODY_BYTES_PER_MS = 128,
 };
@@ -31,13 +28,18 @@ struct http_turn {
     atomic_uint n_references;
     struct http_listener *listener;
     struct MHD_Connection *connection; /* borrowed; valid until completed */
-    char *target;                      /* owned: the raw path, 0, the raw query */
+    char *target;                      /* owned: (authority, 0,) raw path, 0, raw query */
     struct http_header *headers; /* owned; texts borrowed from libmicrohttpd until completed */
     struct http_request request;
     struct http_response response;
     enum stage stage;
-    uint8_t *body; /* owned */
-    size_t body_size, body_limit;
+    const char *authority; /* of a target in absolute form: in target; else NULL */
+    struct http_admission admission;
+    struct http_body body;
+    size_t response_bytes; /* taken from the budget of responses */
+    /* Of a stream: how much was handed out, how long the client took for it, since when it has the
+     * last block (0: it has taken it). */
+    uint64_t sent_bytes, client_ms, block_ms;
     bool is_refused;
     bool is_counted; /* in n_turns */
     bool is_begun;   /* the connection was resumed: the response is the server's */
@@ -52,8 +54,7 @@ static struct http_turn *turn_new(struct http_listener *listener, const char *ur
 
     if (!turn)
         return NULL;
-    turn->target = strdup(uri);
-    if (!turn->target) {
+    if (http_head_split(uri, &turn->target, &turn->authority, &turn->request) < 0) {
         free(turn);
         return NULL;
     }
@@ -61,25 +62,7 @@ static struct http_turn *turn_new(struct http_listener *listener, const char *ur
     pthread_mutex_init(&turn->stream_lock, NULL);
     turn->listener = listener;
     turn->connection = connection;
-    char *query = strchr(turn->target, '?');
-    turn->request.path = turn->target;
-    turn->request.query = "";
-    if (query) {
-        *query = '\0';
-        turn->request.query = query + 1;
-    }
     return turn;
-}
-
-static void account_body(struct http_turn *turn, size_t size)
-{
-    struct http_server *server = turn->listener->server;
-
-    if (size > turn->body_size)
-        atomic_fetch_add(&server->body_bytes, size - turn->body_size);
-    else
-        atomic_fetch_sub(&server->body_bytes, turn->body_size - size);
-    turn->body_size = size;
 }
 
 static void turn_unref(struct http_turn *turn)
@@ -87,8 +70,7 @@ static void turn_unref(struct http_turn *turn)
     if (atomic_fetch_sub(&turn->n_references, 1) != 1)
         return;
     http_response_done(&turn->response);
-    free(turn->body);
-    account_body(turn, 0);
+    http_body_done(&turn->body);
     free(turn->headers);
     free(turn->target);
     pthread_mutex_destroy(&turn->stream_lock);
@@ -98,89 +80,6 @@ static void turn_unref(struct http_turn *turn)
 void *http_exchange_uri(void *opaque, const char *uri, struct MHD_Connection *connection)
 {
     return turn_new(opaque, uri, connection);
-}
-
-/* --- the head -------------------------------------------------------------------------------- */
-
-struct header_sink {
-    struct http_header *headers;
-    size_t n, max;
-};
-
-static enum MHD_Result take_header(void *opaque, enum MHD_ValueKind kind, const char *name,
-                                   const char *value)
-{
-    struct header_sink *sink = opaque;
-
-    (void)kind;
-    if (sink->n == sink->max)
-        return MHD_NO;
-    sink->headers[sink->n++] = (struct http_header){name, value ? value : ""};
-    return MHD_YES;
-}
-
-static bool is_loopback(const struct sockaddr *address)
-{
-    if (address->sa_family == AF_INET) {
-        struct sockaddr_in v4;
-
-        memcpy(&v4, address, sizeof(v4));
-        return ntohl(v4.sin_addr.s_addr) >> 24 == 127;
-    }
-    struct sockaddr_in6 v6;
-    memcpy(&v6, address, sizeof(v6));
-    return IN6_IS_ADDR_LOOPBACK(&v6.sin6_addr) ||
-           (IN6_IS_ADDR_V4MAPPED(&v6.sin6_addr) && v6.sin6_addr.s6_addr[12] == 127);
-}
-
-static void learn_peer(struct http_turn *turn)
-{
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(turn->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
-    struct http_request *request = &turn->request;
-
-    if (turn->listener->is_unix) {
-        request->origin = HTTP_FROM_UNIX;
-        return;
-    }
-    request->origin = HTTP_FROM_NETWORK;
-    if (!info || !info->client_addr)
-        return;
-    if (info->client_addr->sa_family == AF_INET) {
-        struct sockaddr_in v4;
-
-        memcpy(&v4, info->client_addr, sizeof(v4));
-        inet_ntop(AF_INET, &v4.sin_addr, request->peer, sizeof(request->peer));
-    } else if (info->client_addr->sa_family == AF_INET6) {
-        struct sockaddr_in6 v6;
-
-        memcpy(&v6, info->client_addr, sizeof(v6));
-        inet_ntop(AF_INET6, &v6.sin6_addr, request->peer, sizeof(request->peer));
-    } else {
-        return;
-    }
-    if (is_loopback(info->client_addr))
-        request->origin = HTTP_FROM_LOOPBACK;
-}
-
-static int read_head(struct http_turn *turn, const char *method)
-{
-    struct header_sink sink = {.max = HTTP_MAX_HEADERS};
-    int n = MHD_get_connection_values(turn->connection, MHD_HEADER_KIND, NULL, NULL);
-
-    if (n < 0 || n > HTTP_MAX_HEADERS)
-        return -E2BIG;
-    sink.headers = turn->headers = calloc((size_t)n + 1, sizeof(*turn->headers));
-    if (!turn->headers)
-        return -ENOMEM;
-    sink.max = (size_t)n;
-    MHD_get_connection_values(turn->connection, MHD_HEADER_KIND, take_header, &sink);
-    turn->request.method = method;
-    turn->request.headers = turn->headers;
-    turn->request.n_headers = sink.n;
-    turn->request.is_tls = turn->listener->is_tls;
-    learn_peer(turn);
-    return 0;
 }
 
 /* --- the body -------------------------------------------------------------------------------- */
@@ -202,53 +101,35 @@ static void refuse(struct http_turn *turn, enum http_refusal why)
     turn->is_refused = true;
     http_response_done(&turn->response);
     options->service->refuse(options->opaque, &turn->request, why, &turn->response);
-    free(turn->body);
-    turn->body = NULL;
+    if (turn->stage == STAGE_DONE) /* a handler that streams may still read the body */
+        return;
+    turn->request.body = NULL;
     turn->request.body_bytes = 0;
-    account_body(turn, 0);
-}
-
-/* Room for @more bytes. The sum of all bodies is bounded, too: one client's hundred uploads must
- * not take the memory that instances live in. */
-static bool make_room(struct http_turn *turn, size_t more)
-{
-    struct http_server *server = turn->listener->server;
-    size_t need = turn->request.body_bytes + more;
-    size_t size = turn->body_size ? turn->body_size : FIRST_BODY_BYTES;
-
-    if (need > turn->body_limit) {
-        refuse(turn, HTTP_BODY_TOO_LARGE);
-        return false;
-    }
-    if (need <= turn->body_size)
-        return true;
-    while (size < need)
-        size *= 2;
-    /* What was announced is a hint where to end, never a reason to take more than came. */
-    uint64_t announced = announced_bytes(turn);
-    if (announced >= need && announced < size)
-        size = announced;
-    if (atomic_load(&server->body_bytes) + size > server->options.body_memory_bytes) {
-        refuse(turn, HTTP_OVERLOADED);
-        return false;
-    }
-    uint8_t *body = realloc(turn->body, size);
-    if (!body) {
-        refuse(turn, HTTP_OVERLOADED);
-        return false;
-    }
-    turn->body = body;
-    account_body(turn, size);
-    return true;
+    http_body_done(&turn->body);
 }
 
 static void take_body(struct http_turn *turn, const char *upload, size_t len)
 {
-    if (turn->is_refused || !make_room(turn, len))
+    if (turn->is_refused)
         return;
-    memcpy(turn->body + turn->request.body_bytes, upload, len);
-    turn->request.body_bytes += len;
-    turn->request.body = turn->body;
+    if (turn->body.used_bytes + len > turn->admission.body_limit) {
+        refuse(turn, HTTP_BODY_TOO_LARGE);
+        return;
+    }
+    int r = http_body_append(&turn->body, upload, len, announced_bytes(turn));
+    if (r < 0)
+        refuse(turn, r == -ENOSPC || r == -EDQUOT ? HTTP_DISK_FULL : HTTP_OVERLOADED);
+}
+
+static void end_body(struct http_turn *turn)
+{
+    http_connections_deadline(&turn->listener->server->connections, turn->connection, 0);
+    if (turn->is_refused)
+        return;
+    if (http_body_end(&turn->body, &turn->request.body) < 0)
+        refuse(turn, HTTP_OVERLOADED);
+    else
+        turn->request.body_bytes = turn->body.used_bytes;
 }
 
 /* --- the response ---------------------------------------------------------------------------- */
@@ -290,6 +171,39 @@ static void wake(void *opaque)
     pthread_mutex_unlock(&turn->stream_lock);
 }
 
+static void set_deadline(struct http_turn *turn, uint64_t ms)
+{
+    http_connections_deadline(&turn->listener->server->connections, turn->connection, ms);
+}
+
+/* How long a client may take for an answer of that size. */
+static uint64_t response_ms(const struct http_turn *turn, uint64_t bytes)
+{
+    const struct http_server_options *options = &turn->listener->server->options;
+
+    return options->response_timeout_s * 1000ull + bytes / options->response_bytes_per_ms;
+}
+
+/*
+ * A client that takes a stream too slowly uses up its time; what the producer takes for the next
+ * part is not the client's. @n: of the block that it gets now, 0: it waits for the producer.
+ */
+static void time_client(struct http_turn *turn, size_t n)
+{
+    uint64_t now = clock_now_us() / 1000;
+
+    if (turn->block_ms)
+        turn->client_ms += now - turn->block_ms;
+    turn->sent_bytes += n;
+    turn->block_ms = n ? now : 0;
+    if (n == 0) {
+        set_deadline(turn, 0);
+        return;
+    }
+    uint64_t allowed_ms = response_ms(turn, turn->sent_bytes);
+    set_deadline(turn, allowed_ms > turn->client_ms ? allowed_ms - turn->client_ms : 1);
+}
+
 static ssize_t read_stream(void *opaque, uint64_t position, char *to, size_t size)
 {
     struct http_turn *turn = opaque;
@@ -299,6 +213,8 @@ static ssize_t read_stream(void *opaque, uint64_t position, char *to, size_t siz
     /* Looking and going to sleep are one: a wake in between would be lost. */
     pthread_mutex_lock(&turn->stream_lock);
     ptrdiff_t n = response->stream->read(response->stream_opaque, (uint8_t *)to, size);
+    if (n >= 0)
+        time_client(turn, (size_t)n);
     if (n == 0 && suspend(turn))
         turn->waits_for_stream = true;
     else if (n == 0)
@@ -309,17 +225,33 @@ static ssize_t read_stream(void *opaque, uint64_t position, char *to, size_t siz
     return n < 0 ? MHD_CONTENT_READER_END_WITH_ERROR : n;
 }
 
-static enum MHD_Result send_response(struct http_turn *turn)
+/* Memory for the answer; where there is none left for this owner, he gets a short one. */
+static void reserve_response(struct http_turn *turn)
+{
+    const struct http_response *response = &turn->response;
+    size_t bytes = response->stream ? response->stream->buffer_bytes : response->body_bytes;
+
+    if (turn->is_refused ||
+        byte_budget_take(&turn->listener->server->responses, &turn->admission.owner, bytes) == 0) {
+        turn->response_bytes = turn->is_refused ? 0 : bytes;
+        return;
+    }
+    refuse(turn, HTTP_OVERLOADED);
+}
+
+static struct MHD_Response *make_response(struct http_turn *turn)
 {
     struct http_response *from = &turn->response;
     struct MHD_Response *response;
-    unsigned status = from->status ? from->status : 500;
 
-    turn->stage = STAGE_DONE;
     if (from->stream) {
         response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK_BYTES,
                                                      read_stream, turn, NULL);
         from->stream->set_wake(from->stream_opaque, wake, turn);
+    } else if (from->has_file) {
+        response = MHD_create_response_from_fd64(from->file_bytes, from->file);
+        if (response)
+            from->has_file = false; /* libmicrohttpd closes it */
     } else {
         response = MHD_create_response_from_buffer(
             from->body_bytes, from->body ? (void *)from->body : (void *)turn->target,
@@ -327,10 +259,23 @@ static enum MHD_Result send_response(struct http_turn *turn)
         if (response)
             from->body = NULL;
     }
+    return response;
+}
+
+static enum MHD_Result send_response(struct http_turn *turn)
+{
+    struct http_response *from = &turn->response;
+
+    turn->stage = STAGE_DONE;
+    reserve_response(turn);
+    unsigned status = from->status ? from->status : 500;
+    uint64_t bytes = from->has_file ? from->file_bytes : from->body_bytes;
+    struct MHD_Response *response = make_response(turn);
     if (!response)
         return MHD_NO;
     for (size_t i = 0; i < from->n_headers; i++)
         MHD_add_response_header(response, from->headers[i].name, from->headers[i].value);
+    set_deadline(turn, response_ms(turn, bytes));
     enum MHD_Result r = MHD_queue_response(turn->connection, status, response);
     MHD_destroy_response(response);
     return r;
@@ -396,34 +341,49 @@ static enum MHD_Result handle(struct http_turn *turn)
     return MHD_YES; /* called again once it is resumed */
 }
 
-static enum MHD_Result begin(struct http_turn *turn, const char *method)
+/* Does the client wait for leave to send its body? Then a refusal need not read it. */
+static bool waits_for_leave(const struct http_turn *turn)
+{
+    const char *expect = http_header_find(&turn->request, "expect");
+
+    return expect && strcasecmp(expect, "100-continue") == 0;
+}
+
+/* Answers at once, and the connection ends: what would follow is not known to be a request. */
+static enum MHD_Result reject(struct http_turn *turn, enum http_refusal why)
+{
+    refuse(turn, why);
+    (void)http_response_header(&turn->response, "Connection", "close");
+    return send_response(turn);
+}
+
+static enum MHD_Result begin(struct http_turn *turn, const char *method, const char *version)
 {
     struct http_server *server = turn->listener->server;
     const struct http_server_options *options = &server->options;
-    uint64_t announced;
 
     turn->stage = STAGE_BODY;
-    if (read_head(turn, method) < 0) {
-        turn->request.headers = NULL;
-        turn->request.n_headers = 0;
+    int r =
+        http_head_read(turn->listener, turn->connection, method, &turn->headers, &turn->request);
+    if (r < 0) {
         turn->request.method = method;
-        refuse(turn, HTTP_BODY_TOO_LARGE);
-        return send_response(turn);
+        return reject(turn, r == -E2BIG ? HTTP_HEAD_TOO_LARGE : HTTP_OVERLOADED);
     }
-    announced = announced_bytes(turn);
-    http_connections_deadline(&server->connections, turn->connection,
-                              options->body_timeout_s * 1000ull +
-                                  (announced < DRAIN_BYTES ? announced : 0) / BODY_BYTES_PER_MS);
-    turn->body_limit =
-        options->service->body_limit(options->opaque, &turn->request, &turn->response);
-    if (announced > turn->body_limit && !turn->response.status)
-        refuse(turn, HTTP_BODY_TOO_LARGE);
-    if (turn->response.status) {
+    if (!http_head_is_one_request(&turn->request, turn->authority) ||
+        (strcmp(version, "HTTP/1.0") != 0 && !http_header_find(&turn->request, "host")))
+        return reject(turn, HTTP_BAD_HEAD);
+    uint64_t announced = announced_bytes(turn);
+    set_deadline(turn, options->body_timeout_s * 1000ull +
+                           (announced < DRAIN_BYTES ? announced : 0) / BODY_BYTES_PER_MS);
+    options->service->admit(options->opaque, &turn->request, &turn->admission, &turn->response);
+    http_body_init(&turn->body, &server->bodies, &turn->admission.owner, turn->admission.may_spool);
+    if (turn->response.status)
         turn->is_refused = true;
-        /* Without a body to come, or with one that is not worth reading, at once. */
-        if (announced > DRAIN_BYTES)
-            return send_response(turn);
-    }
+    else if (announced > turn->admission.body_limit)
+        refuse(turn, HTTP_BODY_TOO_LARGE);
+    /* A body that is not worth reading, or that need not be sent. */
+    if (turn->is_refused && (announced > DRAIN_BYTES || waits_for_leave(turn)))
+        return send_response(turn);
     return MHD_YES;
 }
 
@@ -436,19 +396,18 @@ enum MHD_Result http_exchange_handle(void *opaque, struct MHD_Connection *connec
     (void)opaque;
     (void)connection;
     (void)url;
-    (void)version;
     if (!turn) /* there was no memory for it */
         return MHD_NO;
     switch (turn->stage) {
     case STAGE_HEAD:
-        return begin(turn, method);
+        return begin(turn, method, version);
     case STAGE_BODY:
         if (*upload_bytes > 0) {
             take_body(turn, upload, *upload_bytes);
             *upload_bytes = 0;
             return MHD_YES;
         }
-        http_connections_deadline(&turn->listener->server->connections, connection, 0);
+        end_body(turn);
         if (turn->is_refused)
             return send_response(turn);
         turn->stage = STAGE_WORKING;
@@ -479,5 +438,7 @@ void http_exchange_completed(void *opaque, struct MHD_Connection *connection, vo
         turn->response.stream->close(turn->response.stream_opaque);
         turn->response.stream = NULL;
     }
+    byte_budget_give(&turn->listener->server->responses, &turn->admission.owner,
+                     turn->response_bytes);
     turn_unref(turn);
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
 #include "common/fd.h"
 
@@ -138,5 +139,7 @@ void http_response_done(struct http_response *response)
     free(response->body);
     if (response->stream)
         response->stream->close(response->stream_opaque);
+    if (response->has_file)
+        close(response->file);
     *response = (struct http_response){.status = 0};
 }

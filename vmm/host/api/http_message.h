@@ -70,6 +70,7 @@ struct http_stream_ops {
     /* The server's way to be told that read() has more: stored; called by the producer. */
     void (*set_wake)(void *opaque, void (*wake)(void *), void *wake_opaque);
     void (*close)(void *opaque); /* once: no more read(); the client has all of it or is gone */
+    size_t buffer_bytes;         /* that it may hold in memory for a slow client */
 };
 
 struct http_response {
@@ -83,13 +84,16 @@ struct http_response {
     size_t body_bytes;
     const struct http_stream_ops *stream; /* NULL: body is all there is */
     void *stream_opaque;                  /* closed through stream->close */
+    bool has_file;                        /* the body is a file's first file_bytes instead */
+    int file;                             /* owned where has_file */
+    uint64_t file_bytes;
 };
 
 /* http_response_header - add one; both copied. Line breaks and control characters in the value
  * become blanks, so that no header is forged. -ENOMEM, -ENOSPC when there are too many. */
 int http_response_header(struct http_response *response, const char *name, const char *value);
 
-/* http_response_done - frees all, closes the stream; the response is empty then. */
+/* http_response_done - frees all, closes stream and file; the response is empty then. */
 void http_response_done(struct http_response *response);
 
 #endif

@@ -20,6 +20,9 @@ enum {
     BACKLOG = 1024,
     /* Request and response heads: headers of 16 KiB, a log of 4 KB as base64. */
     HEAD_BYTES = 48 << 10,
+    /* Of a connection's answers, in the kernel: what nobody reads must not grow to its own limit.
+     */
+    SEND_BUFFER_BYTES = 512 << 10,
     UNIX_CONNECTIONS = 512,
     UNIX_THREADS = 1,
     SHORT_WAITING = 1024,
@@ -57,7 +60,7 @@ static int listen_tcp(const char *text, int *ret_socket, unsigned *ret_port, str
                              .ai_flags = AI_PASSIVE | AI_NUMERICSERV | AI_NUMERICHOST};
     struct addrinfo *found = NULL;
     char host[128], port[8];
-    const int on = 1;
+    const int on = 1, send_bytes = SEND_BUFFER_BYTES;
     int r = split_address(text, host, sizeof(host), port, sizeof(port), err);
 
     if (r < 0)
@@ -68,6 +71,7 @@ static int listen_tcp(const char *text, int *ret_socket, unsigned *ret_port, str
     AUTO_FD fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) < 0 ||
+        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &send_bytes, sizeof(send_bytes)) < 0 ||
         bind(fd, found->ai_addr, found->ai_addrlen) < 0 || listen(fd, BACKLOG) < 0) {
         r = error_set(err, errno, "listen on '%s'", text);
         freeaddrinfo(found);
@@ -186,8 +190,14 @@ static void defaults(struct http_server_options *options)
         options->head_timeout_s = 20;
     if (!options->body_timeout_s)
         options->body_timeout_s = 60;
+    if (!options->response_timeout_s)
+        options->response_timeout_s = 60;
+    if (!options->response_bytes_per_ms)
+        options->response_bytes_per_ms = 16;
     if (!options->body_memory_bytes)
         options->body_memory_bytes = 512u << 20;
+    if (!options->spool_bytes)
+        options->spool_bytes = (size_t)2 << 30;
     if (!options->short_threads)
         options->short_threads = 8;
     if (!options->long_threads)
@@ -218,6 +228,10 @@ int http_server_start(const struct http_server_options *options, struct http_ser
         return error_set(err, ENOMEM, "start the HTTP server");
     server->options = *options;
     defaults(&server->options);
+    byte_budget_init(&server->bodies.memory, server->options.body_memory_bytes);
+    byte_budget_init(&server->bodies.disk, server->options.spool_bytes);
+    byte_budget_init(&server->responses, server->options.body_memory_bytes);
+    server->bodies.directory = options->spool_directory;
     r = http_connections_init(&server->connections, server->options.head_timeout_s * 1000, err);
     if (r < 0) {
         free(server);

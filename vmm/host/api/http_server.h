@@ -4,13 +4,16 @@
  * request is handled, and handles it.
  *
  * Trust: peers are hostile. Bounded: connections of each listener, the time without a complete
- * request head, the time for a body, the memory of heads, of one body and of all bodies together,
- * the work that waits. One that sends nothing holds a file descriptor for a few seconds, no thread.
+ * request head, the time for a body and for taking an answer, the memory of heads, of one body and
+ * of all bodies and answers together (and of any one owner's), the work that waits. One that sends
+ * nothing holds a file descriptor for a few seconds, no thread. What two readers could take for
+ * different requests (two lengths, a length and chunks, two hosts) is refused.
  * Threads: libmicrohttpd's (epoll, one a core) run what does not block; pools run what does.
  */
 #ifndef MAYFLY_HOST_API_HTTP_SERVER_H
 #define MAYFLY_HOST_API_HTTP_SERVER_H
 
+#include "byte_budget.h"
 #include "http_message.h"
 
 struct http_server;
@@ -23,13 +26,26 @@ enum http_lane {
     HTTP_LONG,   /* may take minutes: an invocation */
 };
 
-enum http_refusal { HTTP_BODY_TOO_LARGE, HTTP_OVERLOADED };
+enum http_refusal {
+    HTTP_BODY_TOO_LARGE, /* 413 */
+    HTTP_HEAD_TOO_LARGE, /* 431: more than HTTP_MAX_HEADERS */
+    HTTP_BAD_HEAD,       /* 400: not one request, or nobody's */
+    HTTP_OVERLOADED,     /* 503 */
+    HTTP_DISK_FULL,      /* 500: a large body found no room */
+};
+
+/* What a request's body may take, by its head. */
+struct http_admission {
+    size_t body_limit;
+    struct byte_owner owner; /* whose share of the memory it is */
+    bool may_spool;          /* it may be large: to a file, where there is a directory for it */
+};
 
 struct http_service {
-    /* body_limit - in bytes; the head is there, the body not. On the server's threads. A request
+    /* admit - the head is there, the body not. On the server's threads: it never blocks. A request
      * may be answered at once, without its body: fill @response (a status) for that. */
-    size_t (*body_limit)(void *opaque, const struct http_request *request,
-                         struct http_response *response);
+    void (*admit)(void *opaque, const struct http_request *request,
+                  struct http_admission *ret_admission, struct http_response *response);
     enum http_lane (*lane)(void *opaque, const struct http_request *request);
     /* handle - fill @response, which has a status then. */
     void (*handle)(void *opaque, const struct http_request *request, struct http_response *response,
@@ -52,10 +68,15 @@ struct http_server_options {
     unsigned socket_mode;    /* of its file; 0: 0600 */
     const char *tls_certificate_pem, *tls_key_pem; /* texts; both or neither */
     unsigned threads;                              /* of TCP; 0: one a core, at most 8 */
-    unsigned max_connections;             /* of TCP; 0: 4096. The Unix socket has 512 of its own */
-    unsigned head_timeout_s;              /* 0: 20 */
-    unsigned body_timeout_s;              /* 0: 60, and a second more for every 128 KiB */
-    size_t body_memory_bytes;             /* of all bodies at once; 0: 512 MiB */
+    unsigned max_connections;       /* of TCP; 0: 4096. The Unix socket has 512 of its own */
+    unsigned head_timeout_s;        /* 0: 20 */
+    unsigned body_timeout_s;        /* 0: 60, and a second more for every 128 KiB */
+    unsigned response_timeout_s;    /* 0: 60, and what the size takes at this rate: */
+    unsigned response_bytes_per_ms; /* 0: 16 */
+    size_t body_memory_bytes;       /* of all bodies at once, and as much for all answers;
+                                       0: 512 MiB */
+    const char *spool_directory;    /* for large bodies; NULL: they stay in memory. Borrowed */
+    size_t spool_bytes;             /* of all of them at once; 0: 2 GiB */
     unsigned short_threads, long_threads; /* 0: 8 and 1024 */
     const struct http_service *service;
     void *opaque; /* of the service */

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "http_body.h"
 #include "http_server.h"
 #include "work_pool.h"
 
@@ -37,11 +38,12 @@ struct http_server {
     unsigned port;
     struct http_connections connections;
     struct work_pool *short_pool, *long_pool; /* owned */
-    atomic_size_t body_bytes;                 /* of all bodies in memory */
-    atomic_bool is_stopping;                  /* nothing new is handled */
-    atomic_bool is_closing;                   /* nothing is suspended any more */
-    atomic_uint n_turns;     /* requests from their handling until they are answered */
-    atomic_uint n_suspended; /* requests whose connection is suspended */
+    struct http_body_room bodies;
+    struct byte_budget responses; /* memory of answers that are being sent */
+    atomic_bool is_stopping;      /* nothing new is handled */
+    atomic_bool is_closing;       /* nothing is suspended any more */
+    atomic_uint n_turns;          /* requests from their handling until they are answered */
+    atomic_uint n_suspended;      /* requests whose connection is suspended */
 };
 
 /* --- http_connections.c: who is connected, and who has had his time --- */
@@ -58,6 +60,26 @@ void http_connections_notify(void *opaque, struct MHD_Connection *connection, vo
  * a request is over: the head timeout. */
 void http_connections_deadline(struct http_connections *connections,
                                struct MHD_Connection *connection, uint64_t ms);
+
+/* --- http_head.c: what the head of a request says --- */
+
+/*
+ * http_head_split - a request's target: "/path?query", or with scheme and authority as a proxy gets
+ * it (RFC 9112 §3.2). *ret_block is owned and holds the texts; *ret_authority is NULL without one.
+ */
+int http_head_split(const char *uri, char **ret_block, const char **ret_authority,
+                    struct http_request *request);
+/* http_head_read - method, headers (*ret_headers owned; their texts are libmicrohttpd's until the
+ * request is completed) and peer. -E2BIG: too many; -ENOMEM. */
+int http_head_read(const struct http_listener *listener, struct MHD_Connection *connection,
+                   const char *method, struct http_header **ret_headers,
+                   struct http_request *request);
+/*
+ * http_head_is_one_request - whatever stands before us must have read the same request that we do:
+ * one length or chunks, one host (that of the target, if it has one), names that no one trims.
+ * Source: RFC 9112 §3.2.2, §6.3, §11.2.
+ */
+bool http_head_is_one_request(const struct http_request *request, const char *authority);
 
 /* --- http_exchange.c: one request and its response; all given to libmicrohttpd --- */
 

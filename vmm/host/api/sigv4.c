@@ -299,22 +299,47 @@ static int check_time(const struct sigv4_claim *claim, int64_t now_s, struct err
     return 0;
 }
 
-/* What the last line of the canonical request must be, if the body is the one that was signed. */
-static int payload_line(const struct http_request *request, char ret_line[65], struct error *err)
+/* The last line of the canonical request, as the client says that it is. 1: it does not say. */
+static int said_line(const struct http_request *request, char ret_line[65], struct error *err)
 {
     const char *said = http_header_find(request, "x-amz-content-sha256");
-    uint8_t digest[SHA256_BYTES];
 
-    if (said && strcmp(said, unsigned_payload) == 0) {
+    if (!said)
+        return 1;
+    if (strncmp(said, "STREAMING-", 10) == 0)
+        return error_say(
+            err, EINVAL,
+            "x-amz-content-sha256: '%.60s' is not supported here: sign the whole body, "
+            "or say UNSIGNED-PAYLOAD",
+            said);
+    if (strcmp(said, unsigned_payload) != 0 &&
+        (strlen(said) != 64 || strspn(said, DIGITS "abcdef") != 64))
+        return error_say(err, EINVAL,
+                         "x-amz-content-sha256 must be the body's SHA-256 in lower-case "
+                         "hexadecimal, or UNSIGNED-PAYLOAD");
+    memcpy(ret_line, said, strlen(said) + 1);
+    return 0;
+}
+
+/* What the last line must be, if the body is the one that was signed. */
+static int payload_line(const struct http_request *request, char ret_line[65], struct error *err)
+{
+    uint8_t digest[SHA256_BYTES];
+    char said[65] = "";
+    int r = said_line(request, said, err);
+
+    if (r < 0)
+        return r;
+    if (strcmp(said, unsigned_payload) == 0) {
         memcpy(ret_line, unsigned_payload, sizeof(unsigned_payload));
         return 0;
     }
-    int r = sha256_of(request->body_bytes ? request->body : (const uint8_t *)"",
-                      request->body_bytes, digest);
+    r = sha256_of(request->body_bytes ? request->body : (const uint8_t *)"", request->body_bytes,
+                  digest);
     if (r < 0)
         return error_set(err, -r, "hash a body");
     sha256_hex(digest, ret_line);
-    if (said && strcmp(said, ret_line) != 0)
+    if (said[0] && strcmp(said, ret_line) != 0)
         return error_say(err, EACCES,
                          "the header x-amz-content-sha256 is not the hash of the body");
     return 0;
@@ -343,22 +368,44 @@ static int check_signature(const struct sigv4_claim *claim, const char *secret,
     return 0;
 }
 
-int sigv4_verify(const struct http_request *request, const struct sigv4_claim *claim,
-                 const char *secret, const char *service, int64_t now_s, struct error *err)
+static int check_claim(const struct http_request *request, const struct sigv4_claim *claim,
+                       const char *service, int64_t now_s, struct error *err)
 {
-    AUTO_FREE char *canonical = NULL;
-    size_t len = 0;
-    char line[65];
-
     if (strcmp(claim->service, service) != 0)
         return error_say(err, EACCES, "Credential should be scoped to correct service: '%s'",
                          service);
     int r = check_coverage(request, claim, err);
-    if (r == 0)
-        r = check_time(claim, now_s, err);
+    return r < 0 ? r : check_time(claim, now_s, err);
+}
+
+static int check_with_line(const struct http_request *request, const struct sigv4_claim *claim,
+                           const char *secret, const char *line, struct error *err)
+{
+    AUTO_FREE char *canonical = NULL;
+    size_t len = 0;
+    int r = sigv4_canonical(request, claim, line, &canonical, &len, err);
+
+    return r < 0 ? r : check_signature(claim, secret, canonical, len, err);
+}
+
+int sigv4_verify(const struct http_request *request, const struct sigv4_claim *claim,
+                 const char *secret, const char *service, int64_t now_s, struct error *err)
+{
+    char line[65];
+    int r = check_claim(request, claim, service, now_s, err);
+
     if (r == 0)
         r = payload_line(request, line, err);
+    return r < 0 ? r : check_with_line(request, claim, secret, line, err);
+}
+
+int sigv4_verify_head(const struct http_request *request, const struct sigv4_claim *claim,
+                      const char *secret, const char *service, int64_t now_s, struct error *err)
+{
+    char line[65];
+    int r = check_claim(request, claim, service, now_s, err);
+
     if (r == 0)
-        r = sigv4_canonical(request, claim, line, &canonical, &len, err);
-    return r == 0 ? check_signature(claim, secret, canonical, len, err) : r;
+        r = said_line(request, line, err);
+    return r != 0 ? r : check_with_line(request, claim, secret, line, err);
 }

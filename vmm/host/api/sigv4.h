@@ -45,10 +45,20 @@ int sigv4_parse(const struct http_request *request, struct sigv4_claim *ret_clai
 
 /*
  * sigv4_verify - @secret: of the claim's key. @service: the scope must name it. @now_s: since 1970.
+ * Within its time the same request may come again: clients repeat what got no answer.
  * Returns 0, -EINVAL (incomplete: something needed is not signed), -ETIME (too old or too new),
  * -EACCES (another signature or another body), -ENOMEM.
  */
 int sigv4_verify(const struct http_request *request, const struct sigv4_claim *claim,
                  const char *secret, const char *service, int64_t now_s, struct error *err);
+
+/*
+ * sigv4_verify_head - what can be said before the body is there: as sigv4_verify(), where the
+ * request says its body's hash (x-amz-content-sha256). That the body has this hash is for
+ * sigv4_verify() to say.
+ * Returns 0, 1 where everything but the signature is right, which needs the body; else as above.
+ */
+int sigv4_verify_head(const struct http_request *request, const struct sigv4_claim *claim,
+                      const char *secret, const char *service, int64_t now_s, struct error *err);
 
 #endif

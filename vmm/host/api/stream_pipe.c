@@ -142,5 +142,7 @@ static void pipe_close(void *opaque)
     unref_unlock(pipe);
 }
 
-const struct http_stream_ops stream_pipe_ops = {
-    .read = pipe_read, .set_wake = pipe_set_wake, .close = pipe_close};
+const struct http_stream_ops stream_pipe_ops = {.read = pipe_read,
+                                                .set_wake = pipe_set_wake,
+                                                .close = pipe_close,
+                                                .buffer_bytes = sizeof(struct stream_pipe)};
