@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "common/clock.h"
 #include "common/fd.h"
@@ -86,8 +87,8 @@ static uint64_t at_most(uint64_t value, uint64_t limit)
 int dispatcher_take_result(struct invocation_result *to, struct agent_result *result,
                            const char *request_id, uint64_t limit_ms, uint32_t memory_mib)
 {
-    bool is_own = result->outcome == OUTCOME_OK ||
-                  (result->outcome == OUTCOME_FUNCTION_ERROR && result->payload_bytes > 0);
+    bool may_tell = result->outcome == OUTCOME_FUNCTION_ERROR || result->outcome == OUTCOME_EXITED;
+    bool is_own = result->outcome == OUTCOME_OK || (may_tell && result->payload_bytes > 0);
     int r = 0;
 
     to->kind = kind_of(result->outcome);
@@ -198,7 +199,9 @@ static int use(struct instance_pool *pool, const struct invocation *invocation,
                                       .timeout_ms = invocation->timeout_ms,
                                       .client_context = invocation->client_context,
                                       .identity = invocation->identity,
-                                      .trace_id = invocation->trace_id};
+                                      .trace_id = invocation->trace_id,
+                                      .on_part = invocation->on_part,
+                                      .part_opaque = invocation->part_opaque};
     struct agent_result result;
     struct error why;
 
@@ -307,6 +310,16 @@ static uint32_t or_default(uint32_t value, uint32_t otherwise)
     return value ? value : otherwise;
 }
 
+static uint64_t least_available(const struct dispatcher_config *config)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
+
+    if (config->min_available_bytes)
+        return config->min_available_bytes;
+    return pages > 0 && page_bytes > 0 ? pool_policy_leave((uint64_t)pages * (uint64_t)page_bytes)
+                                       : pool_policy_leave(0);
+}
+
 static int make_pools(struct dispatcher *dispatcher, struct error *err)
 {
     const struct dispatcher_config *config = &dispatcher->config;
@@ -338,7 +351,7 @@ static int make_pools(struct dispatcher *dispatcher, struct error *err)
         .keep_alive_ms = config->keep_alive_ms ? config->keep_alive_ms : KEEP_ALIVE_DEFAULT_MS,
         .make_wait_ms = config->make_wait_ms,
         .max_instances = or_default(config->max_instances, INSTANCES_DEFAULT),
-        .min_available_bytes = config->min_available_bytes,
+        .min_available_bytes = least_available(config),
         .tracking_interval_ms = config->tracking_interval_ms,
         .interrupt_fd = dispatcher->interrupt_fd};
     return instance_pool_new(&pool, &dispatcher->pool, err);

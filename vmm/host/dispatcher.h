@@ -21,14 +21,14 @@ struct invocation_result;
 /* 0 or NULL takes the default. All that it points to is borrowed for the dispatcher's life. */
 struct dispatcher_config {
     const struct hypervisor_ops *hypervisor; /* required */
-    const char *state;        /* directory, required: images/, snapshots/, run/ are below it */
-    const char *monitor_path; /* beside the running program */
-    const char *image;        /* of functions that name none */
-    const char *kernel;       /* required */
-    uint64_t keep_alive_ms;   /* 300 s */
-    uint64_t make_wait_ms;    /* 300 s */
-    uint32_t max_instances;   /* 1000 */
-    uint64_t min_available_bytes;
+    const char *state;            /* directory, required: images/, snapshots/, run/ are below it */
+    const char *monitor_path;     /* beside the running program */
+    const char *image;            /* of functions that name none */
+    const char *kernel;           /* required */
+    uint64_t keep_alive_ms;       /* 300 s */
+    uint64_t make_wait_ms;        /* 300 s */
+    uint32_t max_instances;       /* 1000 */
+    uint64_t min_available_bytes; /* pool_policy_leave() of this host's memory */
     uint64_t tracking_interval_ms;
     uint32_t shells_per_shape; /* 4 */
     uint32_t max_shells;       /* 16 */
@@ -49,7 +49,9 @@ struct invocation {
     agent_log *on_log; /* what the function prints, on the caller's thread; may be NULL */
     /* An instance is there and gets the event now: how it started is in *so_far. May be NULL. */
     void (*on_start)(void *opaque, const struct invocation_result *so_far);
-    void *opaque; /* for both */
+    void *opaque;              /* for both */
+    response_part_fn *on_part; /* of a streamed response, likewise; the payload is then empty */
+    void *part_opaque;
 };
 
 enum invocation_kind {

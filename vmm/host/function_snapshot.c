@@ -12,7 +12,7 @@
 #include "common/fd.h"
 #include "images/image_sha256.h"
 
-enum { KEY_HEX = 16 };
+enum { KEY_HEX = 16, LABEL_MAX = 38 };
 
 /* --- keys ---------------------------------------------------------------------------------- */
 
@@ -51,10 +51,14 @@ static int digest_configuration(const struct instance_function *function,
                                 char ret_hex[IMAGE_DIGEST_HEX + 1], struct error *err)
 {
     size_t n = 0;
-    AUTO_FREE const char **texts = calloc(5 + 2 * function->n_environment, sizeof(char *));
+    char memory[48];
+    AUTO_FREE const char **texts = calloc(6 + 2 * function->n_environment, sizeof(char *));
 
     if (!texts)
         return error_set(err, ENOMEM, "digest a snapshot's key");
+    snprintf(memory, sizeof(memory), "%u MiB, /tmp %u MiB", function->memory_mib,
+             function->tmp_mib);
+    texts[n++] = memory;
     texts[n++] = function->owner ? function->owner : "";
     texts[n++] = function->runtime;
     texts[n++] = function->handler ? function->handler : "";
@@ -99,12 +103,15 @@ static int find_tree(const struct function_snapshot_config *config,
     return digest_texts(whole, sizeof(whole) / sizeof(whole[0]), tree->function_key, err);
 }
 
-static void name_of_level(const struct tree *tree, enum snapshot_level level, char *name,
-                          size_t size)
+/* @label: of a function's, or NULL. */
+static void name_of_level(const struct tree *tree, enum snapshot_level level, const char *label,
+                          char *name, size_t size)
 {
     const char *key = level == SNAPSHOT_FUNCTION ? tree->function_key : tree->runtime_key;
+    bool has_label = level == SNAPSHOT_FUNCTION && label;
 
-    snprintf(name, size, "%s-%.*s", snapshot_level_name(level), KEY_HEX, key);
+    snprintf(name, size, "%s-%.*s%s%.*s", snapshot_level_name(level), LABEL_MAX,
+             has_label ? label : "", has_label ? "-" : "", KEY_HEX, key);
 }
 
 static int find_level(const struct function_snapshot_config *config, const char *name,
@@ -131,7 +138,7 @@ int function_snapshot_find(const struct function_snapshot_config *config,
 
     if (r < 0)
         return r;
-    name_of_level(&tree, SNAPSHOT_FUNCTION, name, sizeof(name));
+    name_of_level(&tree, SNAPSHOT_FUNCTION, function->label, name, sizeof(name));
     return find_level(config, config->name ? config->name : name, ret_manifest, err);
 }
 
@@ -183,7 +190,7 @@ static int describe(const struct function_snapshot_config *config,
     if (level == SNAPSHOT_FUNCTION && config->name)
         snprintf(to->name, sizeof(to->name), "%s", config->name);
     else
-        name_of_level(tree, level, to->name, sizeof(to->name));
+        name_of_level(tree, level, function->label, to->name, sizeof(to->name));
     snprintf(to->parent, sizeof(to->parent), "%s", parent);
     memcpy(to->kernel_digest, tree->kernel.digest, sizeof(to->kernel_digest));
     memcpy(to->root_digests[0], tree->image.digest, sizeof(to->root_digests[0]));
@@ -304,7 +311,7 @@ static int take_runtime(const struct function_snapshot_config *config,
 {
     char name[SNAPSHOT_NAME_MAX + 1];
 
-    name_of_level(tree, SNAPSHOT_RUNTIME, name, sizeof(name));
+    name_of_level(tree, SNAPSHOT_RUNTIME, NULL, name, sizeof(name));
     int r = find_level(config, name, ret_manifest, err);
     *ret_made = r == -ENOENT;
     return r == -ENOENT ? make_runtime(config, function, tree, ret_manifest, err) : r;

@@ -16,6 +16,7 @@
 #include <time.h>
 
 #include "common/fd.h"
+#include "function_url_stream.h"
 #include "invoke.h"
 
 enum { ID_LEN = URL_ID_BYTES - 1 };
@@ -33,6 +34,8 @@ bool function_url_is_host(const struct http_request *request)
 static void reply_message(struct api_turn *turn, unsigned status, const char *message)
 {
     api_reply_json(turn, status, json_pack("{s:s}", "Message", message));
+    if (status == 403)
+        (void)http_response_header(turn->response, "x-amzn-ErrorType", "AccessDeniedException");
 }
 
 static int find_url(struct api_turn *turn, struct function_url *ret_url)
@@ -85,6 +88,8 @@ static int make_event(struct api_turn *turn, const struct function_url *url, cha
 {
     const char *host = http_header_find(turn->request, "host");
     const char *path = turn->request->path;
+    const struct trusted_proxies *proxies = turn->api->proxies;
+    char source_ip[64], user[2 * FUNCTION_NAME_MAX + 64];
     AUTO_FREE char *own_path = NULL;
     struct timespec now;
 
@@ -99,12 +104,19 @@ static int make_event(struct api_turn *turn, const struct function_url *url, cha
         path = own_path;
     }
     clock_gettime(CLOCK_REALTIME, &now);
+    trusted_proxies_client(proxies, turn->request, source_ip);
+    api_user_arn(turn, user, sizeof(user));
     struct url_context context = {.account_id = turn->account_id,
                                   .id = url->id,
                                   .domain = host ? host : "",
                                   .request_id = turn->request_id,
                                   .path = path,
+                                  .source_ip = source_ip,
+                                  .is_https = trusted_proxies_is_https(proxies, turn->request),
+                                  .user_arn = user,
                                   .now_ms = now.tv_sec * 1000ll + now.tv_nsec / 1000000};
+    if (url->auth == URL_AUTH_AWS_IAM)
+        context.caller = turn->key ? turn->key->id : "";
     json_t *event = function_url_event(turn->request, &context);
     *ret_text = event ? json_dumps(event, JSON_COMPACT) : NULL;
     json_decref(event);
@@ -127,45 +139,88 @@ static void fail(struct api_turn *turn, int r, const struct error *err)
         reply_message(turn, 429, "Too Many Requests");
         return;
     }
+    if (r == -ESHUTDOWN) {
+        reply_message(turn, 503, "Service Unavailable");
+        return;
+    }
     if (options->backend->failed)
         options->backend->failed(options->backend_opaque, turn->request_id, err->text);
     reply_message(turn, 502, "Internal Server Error");
 }
 
-static void run(struct api_turn *turn, const struct function *function, const char *event)
+static bool has_header(const struct http_response *response, const char *name)
 {
-    const char *trace_id = http_header_find(turn->request, "x-amzn-trace-id");
-    struct api_invocation invocation = {
-        .function = function,
-        .request_id = turn->request_id,
-        .payload = event,
-        .payload_bytes = strlen(event),
-        .trace_id = trace_id && strlen(trace_id) < EVENT_TRACE_MAX ? trace_id : NULL,
-        .traceparent = http_header_find(turn->request, "traceparent")};
-    struct api_invocation_result result;
-    struct http_response answer = {.status = 0};
-    struct error err;
-    int r = invoke_run(turn, &invocation, &result, &err);
+    for (size_t i = 0; i < response->n_headers; i++)
+        if (strcasecmp(response->headers[i].name, name) == 0)
+            return true;
+    return false;
+}
 
-    if (r < 0) {
-        fail(turn, r, &err);
+/* The function's, but for those that the CORS configuration set: browsers refuse two of them. */
+static void add_headers(struct http_response *to, const struct http_response *from)
+{
+    for (size_t i = 0; i < from->n_headers; i++) {
+        const char *name = from->headers[i].name;
+
+        if (strncasecmp(name, "access-control-", 15) != 0 || !has_header(to, name))
+            (void)http_response_header(to, name, from->headers[i].value);
+    }
+}
+
+/* A whole result, which is the response. */
+static void reply_whole(struct api_turn *turn, const struct api_invocation_result *result)
+{
+    const char *payload = (const char *)result->payload;
+    struct http_response answer = {.status = 0};
+
+    if (result->error != API_NO_ERROR && function_url_is_timeout(payload, result->payload_bytes)) {
+        reply_message(turn, 504, "Gateway Timeout");
         return;
     }
-    if (result.error != API_NO_ERROR ||
-        function_url_response((const char *)result.payload, result.payload_bytes, &answer) < 0) {
+    if (result->error != API_NO_ERROR ||
+        function_url_response(payload, result->payload_bytes, &answer) < 0) {
         http_response_done(&answer);
         reply_message(turn, 502, "Internal Server Error");
-    } else {
-        /* Those of the CORS configuration are there already, and stand. */
-        turn->response->status = answer.status;
-        turn->response->body = answer.body;
-        turn->response->body_bytes = answer.body_bytes;
-        answer.body = NULL;
-        for (size_t i = 0; i < answer.n_headers; i++)
-            (void)http_response_header(turn->response, answer.headers[i].name,
-                                       answer.headers[i].value);
-        http_response_done(&answer);
+        return;
     }
+    /* Those of the CORS configuration are there already, and stand. */
+    turn->response->status = answer.status;
+    turn->response->body = answer.body;
+    turn->response->body_bytes = answer.body_bytes;
+    answer.body = NULL;
+    add_headers(turn->response, &answer);
+    http_response_done(&answer);
+}
+
+static void run(struct api_turn *turn, const struct function *function, const char *event,
+                bool may_stream)
+{
+    struct url_stream stream;
+    struct invoke_trace trace;
+    struct api_invocation invocation = {.function = function,
+                                        .request_id = turn->request_id,
+                                        .payload = event,
+                                        .payload_bytes = strlen(event),
+                                        .trace_id = trace.amzn};
+    struct api_invocation_result result;
+    struct error err;
+
+    invoke_read_trace(turn, &trace);
+    invocation.traceparent = trace.traceparent[0] ? trace.traceparent : NULL;
+    url_stream_init(&stream, turn);
+    if (may_stream) {
+        invocation.on_part = url_stream_part;
+        invocation.opaque = &stream;
+    }
+    int r = invoke_run(turn, &invocation, &result, &err);
+    if (stream.has_parts)
+        r = url_stream_end(&stream, r == 0 && result.error == API_NO_ERROR);
+    if (stream.has_parts && r == -EBADMSG) /* not even a head came of it */
+        reply_message(turn, 502, "Internal Server Error");
+    else if (!stream.has_parts && r < 0)
+        fail(turn, r, &err);
+    else if (!stream.has_parts)
+        reply_whole(turn, &result);
     free(result.payload);
 }
 
@@ -191,6 +246,6 @@ void handle_function_url(struct api_turn *turn)
     if (r < 0)
         fail(turn, r, &err);
     else
-        run(turn, function, event);
+        run(turn, function, event, url.mode == URL_RESPONSE_STREAM);
     function_free(function);
 }

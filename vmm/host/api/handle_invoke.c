@@ -6,12 +6,17 @@
 #include <string.h>
 #include <strings.h>
 
+#include "common/clock.h"
 #include "common/fd.h"
 #include "eventstream.h"
 #include "host/json_check.h"
 #include "invoke.h"
 
-enum { CLIENT_CONTEXT_BYTES = 3583, LOG_BASE64_BYTES = API_LOG_TAIL_BYTES / 3 * 4 + 8 };
+enum {
+    CLIENT_CONTEXT_BYTES = 3583,
+    LOG_BASE64_BYTES = API_LOG_TAIL_BYTES / 3 * 4 + 8,
+    END_MS = 60000, /* for a client to take what is left once the function has ended */
+};
 
 enum invocation_type { REQUEST_RESPONSE, EVENT, DRY_RUN };
 
@@ -22,7 +27,8 @@ struct invoke_input {
     bool wants_log;
     char *client_context; /* JSON, decoded; or NULL */
     const char *client_context_base64;
-    char *trace_id, *traceparent; /* or NULL */
+    const char *trace_id, *traceparent; /* the latter may be NULL; into the next */
+    struct invoke_trace trace;
     const void *payload;
     size_t payload_bytes;
 };
@@ -32,8 +38,6 @@ struct invoke_input {
 static void input_done(struct invoke_input *input)
 {
     free(input->client_context);
-    free(input->trace_id);
-    free(input->traceparent);
 }
 
 static int read_kind(struct api_turn *turn, bool is_stream, struct invoke_input *input)
@@ -85,14 +89,6 @@ static int read_client_context(struct api_turn *turn, struct invoke_input *input
     return 0;
 }
 
-/* A header's own copy: it may be needed when the request is gone. */
-static char *copy_header(const struct api_turn *turn, const char *name)
-{
-    const char *value = http_header_find(turn->request, name);
-
-    return value && strlen(value) < EVENT_TRACE_MAX ? strdup(value) : NULL;
-}
-
 static int read_input(struct api_turn *turn, bool is_stream, struct invoke_input *input)
 {
     const struct http_request *request = turn->request;
@@ -109,12 +105,29 @@ static int read_input(struct api_turn *turn, bool is_stream, struct invoke_input
         return api_fail(turn, API_INVALID_CONTENT, "Could not parse request body into json: %s",
                         err.text);
     }
-    input->trace_id = copy_header(turn, "x-amzn-trace-id");
-    input->traceparent = copy_header(turn, "traceparent");
+    invoke_read_trace(turn, &input->trace);
+    input->trace_id = input->trace.amzn;
+    input->traceparent = input->trace.traceparent[0] ? input->trace.traceparent : NULL;
     return 0;
 }
 
 /* --- running --------------------------------------------------------------------------------- */
+
+void invoke_read_trace(struct api_turn *turn, struct invoke_trace *ret_trace)
+{
+    struct trace_context context;
+
+    trace_context_read(&context, http_header_find(turn->request, "x-amzn-trace-id"),
+                       http_header_find(turn->request, "traceparent"),
+                       turn->api->options.trace_ratio);
+    ret_trace->traceparent[0] = '\0';
+    trace_context_amzn(&context, NULL, ret_trace->amzn);
+    (void)http_response_header(turn->response, "X-Amzn-Trace-Id", ret_trace->amzn);
+    if (!context.has_traceparent)
+        return;
+    trace_context_traceparent(&context, NULL, ret_trace->traceparent);
+    (void)http_response_header(turn->response, "traceparent", ret_trace->traceparent);
+}
 
 int invoke_find(struct api_turn *turn, const struct function_key *key,
                 struct function **ret_function)
@@ -206,8 +219,6 @@ static void reply_result(struct api_turn *turn, const struct invoke_input *input
         log_base64(result, log);
         (void)http_response_header(turn->response, "X-Amz-Log-Result", log);
     }
-    if (input->trace_id)
-        (void)http_response_header(turn->response, "X-Amzn-Trace-Id", input->trace_id);
     reply_timing(turn, result);
 }
 
@@ -243,6 +254,10 @@ static void enqueue(struct api_turn *turn, const struct invoke_input *input, uns
         return;
     }
     int r = event_queue_enqueue(options->queue, &event, &err);
+    if (r == -EAGAIN) { /* in the word that SDKs know */
+        api_fail_throttled(turn, "CallerRateLimitExceeded");
+        return;
+    }
     if (r < 0) {
         invoke_fail(turn, r == -EINVAL ? -EIO : r, &input->target.key, &err);
         return;
@@ -292,6 +307,8 @@ struct stream {
     struct api_turn *turn;
     const struct function *function;
     struct stream_pipe *pipe; /* NULL before the first part */
+    uint64_t deadline_ns;     /* of what is being written */
+    bool is_torn;             /* a write failed: what the client has is no whole stream */
 };
 
 /* The head goes out with the first part: until then a failure still is a status. */
@@ -321,14 +338,17 @@ static int write_frame(struct stream *stream, const char *type, const char *cont
     size_t frame_len = 0;
     int r = eventstream_frame(type, content_type, data, len, &frame, &frame_len);
 
-    return r < 0 ? r : stream_pipe_write(stream->pipe, frame, frame_len);
+    return r < 0 ? r : stream_pipe_write(stream->pipe, frame, frame_len, stream->deadline_ns);
 }
 
-static int write_part(void *opaque, const void *data, size_t len)
+static int write_part(void *opaque, const struct response_part *part)
 {
     struct stream *stream = opaque;
-    const uint8_t *from = data;
+    const uint8_t *from = part->data;
+    size_t len = part->len_bytes;
     int r = stream->pipe ? 0 : stream_begin(stream);
+
+    stream->deadline_ns = part->deadline_ns;
 
     while (r == 0 && len > 0) {
         size_t n = len < EVENTSTREAM_PAYLOAD_MAX ? len : EVENTSTREAM_PAYLOAD_MAX;
@@ -337,6 +357,7 @@ static int write_part(void *opaque, const void *data, size_t len)
         from += n;
         len -= n;
     }
+    stream->is_torn = stream->is_torn || r < 0;
     return r;
 }
 
@@ -366,7 +387,7 @@ static int write_end(struct stream *stream, const struct api_invocation_result *
 static void run_stream(struct api_turn *turn, const struct invoke_input *input,
                        const struct function *function)
 {
-    struct stream stream = {turn, function, NULL};
+    struct stream stream = {.turn = turn, .function = function};
     struct api_invocation_result result;
     struct api_invocation invocation;
     struct error err;
@@ -381,8 +402,14 @@ static void run_stream(struct api_turn *turn, const struct invoke_input *input,
     }
     if (r == 0 && !stream.pipe)
         r = stream_begin(&stream);
+    stream.deadline_ns = clock_now_ns() + END_MS * 1000000ull;
+    const struct response_part rest = {.data = result.payload,
+                                       .len_bytes = result.payload_bytes,
+                                       .deadline_ns = stream.deadline_ns};
+    if (r == 0 && stream.is_torn)
+        r = -EPIPE;
     if (r == 0 && result.error == API_NO_ERROR)
-        r = write_part(&stream, result.payload, result.payload_bytes);
+        r = write_part(&stream, &rest);
     if (r == 0)
         r = write_end(&stream, &result, input->wants_log);
     free(result.payload);
