@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import tarfile
@@ -69,7 +70,8 @@ def wrong_usage():
                             (("ls", "--state", "/x", "--endpoint", "http://x"), "not both")):
         done = mayfly(*arguments, cwd=work)
         assert done.returncode == 2 and said in done.stderr, (arguments, done)
-    for command in ("deploy", "invoke", "ls", "get", "rm"):
+    for command in ("deploy", "invoke", "ls", "get", "rm", "logs", "top", "metrics", "backup",
+                    "restore-backup"):
         for asked in ((command, "--help"), ("help", command)):
             done = mayfly(*asked)
             assert done.returncode == 0 and done.stdout.startswith(f"mayfly {command} - "), done
@@ -81,6 +83,7 @@ def deploy_without_guests():
     cli = Cli("plain", images=False)
     code = write_function(os.path.join(work, "plain-code"), APP)
     assert "no functions yet" in cli("ls")
+    assert "FUNCTION" in cli("top", "--once", "-i", "1") and "mayfly_" in cli("metrics")
     out = cli.json("deploy", code, "--name", "f", "--runtime", "python3.11", "--handler", "app.handler",
                    "--memory", "256", "--env", "STAGE=a=b", "--concurrency", "7", "--no-wait")
     assert out["functions"][0]["action"] == "created", out
@@ -174,6 +177,31 @@ def with_guests():
     assert "InvalidRequestContent" in cli("invoke", "words", "-e", "{", status=2)
     assert "queued" in cli("invoke", "words", "--async")
     assert "could be invoked" in cli("invoke", "words", "--dry-run")
+
+    # What was printed and counted on the way; "called" is what the function prints.
+    logged = cli("logs", "words", "--since", "1h")
+    assert "  called\n" in logged and "REPORT RequestId: " in logged and "  1        " in logged, logged
+    assert "START" not in cli("logs", "words", "--messages", "-n", "1"), logged
+    lines = [json.loads(line) for line in cli("logs", "words", "--json").splitlines()]
+    assert {line["stream"] for line in lines} >= {"stdout", "platform"}, lines
+    only = cli("logs", "words", "--request-id", result["request_id"], "--json").splitlines()
+    assert only and all(json.loads(line)["request_id"] == result["request_id"] for line in only), only
+    assert "since" in cli("logs", "words", "--since", "tomorrow", status=2)
+    assert "NotFound" in cli("logs", "nobody", status=2)
+    with subprocess.Popen([MAYFLY, "logs", "words", "--follow", "--messages", "-n", "1", "--state", cli.state],
+                          stdout=subprocess.PIPE, text=True) as following:
+        following.stdout.readline()  # the one line of before: it follows
+        cli("invoke", "words", "-e", '{"text":"a"}')
+        for line in following.stdout:
+            if line.startswith("REPORT"):
+                break
+        following.send_signal(signal.SIGINT)
+        assert following.wait(timeout=60) == 130
+    assert "mayfly_starts_total" in cli("metrics")
+    row = next(f for f in cli.json("top", "-i", "1")["functions"] if f["function"] == "words")
+    assert row["total"] >= 6 and row["errors"] == 0, row
+    top = cli("top", "--once", "-i", "1")
+    assert "FUNCTION" in top and "words " in top and "instances:" in top, top
 
     listed = cli("ls", "--versions").splitlines()
     assert len(listed) == 3 and " Active " in listed[1], listed
