@@ -357,6 +357,14 @@ def installed():
         done = subprocess.run(["systemd-analyze", "verify", f"{place}/units/mayflyd.service"],
                               capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0 and place not in done.stderr, done
+    # The sample's examples are right: with all of them, what is missing is the certificate.
+    with open(config, encoding="utf-8") as file:
+        lines = [line[1:] if re.match("#(?! )|#  ", line) else line for line in file]
+    with open(f"{work}/all.yaml", "w", encoding="utf-8", opener=lambda p, f: os.open(p, f, 0o600)) as file:
+        file.writelines(line for line in lines if not re.match("socket|state|log:", line))
+    done = subprocess.run([f"{place}/usr/sbin/mayflyd", "--config", f"{work}/all.yaml", "--state", f"{work}/all"],
+                          capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 3 and "/etc/mayfly/cert.pem" in done.stderr, (done, "".join(lines))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(f"{work}/notify")
         manager.settimeout(120)
