@@ -65,6 +65,8 @@ class Daemon:
 
     def start(self):
         self.process = subprocess.Popen([MAYFLYD, *self.arguments], stderr=subprocess.PIPE, text=True)
+        # A case that fails leaves none behind.
+        atexit.register(lambda process: process.poll() is None and process.kill(), self.process)
         self.lines = []
         for line in self.said():
             self.lines.append(line)

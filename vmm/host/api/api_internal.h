@@ -140,6 +140,9 @@ int api_read_reference(struct api_turn *turn, const char *text, struct api_targe
 /* api_read_object - the body as a JSON object; an empty body is an empty object. */
 int api_read_object(struct api_turn *turn, json_t **ret_object);
 
+/* api_check_shape - types of the members that this host has no use for (api_shape.c). */
+int api_check_shape(struct api_turn *turn, const json_t *object);
+
 /* Members: absent or null leaves *ret_… alone and returns 0; else 1, or -1. Texts are borrowed. */
 int api_take_text(struct api_turn *turn, const json_t *object, const char *member,
                   const char **ret_text);

@@ -226,7 +226,8 @@ void handle_update_code(struct api_turn *turn)
     if (api_read_target(turn, API_QUALIFIER_NONE, &target) < 0 ||
         api_read_object(turn, &object) < 0)
         return;
-    if (code_read(turn, object, "UpdateFunctionCode", &staged) == 0)
+    if (settings_check_architecture(turn, object) == 0 &&
+        code_read(turn, object, "UpdateFunctionCode", &staged) == 0)
         update_code(turn, object, &target, staged);
     code_staged_free(staged);
     json_decref(object);

@@ -174,8 +174,8 @@ static void reply_stream(struct api_turn *turn, const struct logs_input *input, 
 {
     struct log_stream_body *stream = calloc(1, sizeof(*stream));
     struct error err;
-    int r = stream ? log_follower_new(turn->api->options.logs, turn->tenant,
-                                      input->target.key.name, from, &stream->follower, &err)
+    int r = stream ? log_follower_new(turn->api->options.logs, turn->tenant, input->target.key.name,
+                                      from, &stream->follower, &err)
                    : -ENOMEM;
 
     if (r < 0) {
