@@ -81,11 +81,30 @@ static void stream(struct http_response *response, struct http_turn *turn, int n
     http_turn_begin(turn);
     for (int i = 0; i < n_parts && r == 0; i++) {
         memset(part, 'a' + i % 26, PART_BYTES);
-        r = stream_pipe_write(pipe, part, PART_BYTES);
+        r = stream_pipe_write(pipe, part, PART_BYTES, clock_now_ns() + 60000000000ull);
     }
     atomic_store(&last_write, r);
     stream_pipe_end(pipe, false);
     free(part);
+}
+
+/* A reader that takes nothing holds the writer up to the deadline, and one that goes frees it. */
+static void test_pipe_deadline(void **state)
+{
+    static const uint8_t data[300 << 10];
+    struct stream_pipe *pipe;
+    uint8_t some[100];
+
+    (void)state;
+    assert_int_equal(stream_pipe_new(&pipe), 0);
+    uint64_t start_ns = clock_now_ns();
+    assert_int_equal(stream_pipe_write(pipe, data, sizeof(data), start_ns + 30000000), -ETIMEDOUT);
+    assert_true(clock_now_ns() - start_ns >= 30000000);
+    assert_int_equal(stream_pipe_ops.read(pipe, some, sizeof(some)), sizeof(some));
+    assert_int_equal(stream_pipe_write(pipe, data, sizeof(some), 0), 0); /* there is room */
+    stream_pipe_ops.close(pipe);
+    assert_int_equal(stream_pipe_write(pipe, data, 1, UINT64_MAX), -EPIPE);
+    stream_pipe_end(pipe, true);
 }
 
 static void handle(void *opaque, const struct http_request *request, struct http_response *response,
@@ -787,16 +806,17 @@ static void test_addresses(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lanes),          cmocka_unit_test(test_bodies),
-        cmocka_unit_test(test_chunked_body),   cmocka_unit_test(test_body_memory),
-        cmocka_unit_test(test_half_open),      cmocka_unit_test(test_drip),
-        cmocka_unit_test(test_stream),         cmocka_unit_test(test_stream_abandoned),
-        cmocka_unit_test(test_gone_meanwhile), cmocka_unit_test(test_stop_answers),
-        cmocka_unit_test(test_bad_http),       cmocka_unit_test(test_addresses),
-        cmocka_unit_test(test_slow_readers),   cmocka_unit_test(test_response_memory),
-        cmocka_unit_test(test_owners_share),   cmocka_unit_test(test_spooled),
-        cmocka_unit_test(test_expect),         cmocka_unit_test(test_smuggling),
-        cmocka_unit_test(test_pipelined),      cmocka_unit_test(test_many_headers),
+        cmocka_unit_test(test_lanes),           cmocka_unit_test(test_bodies),
+        cmocka_unit_test(test_chunked_body),    cmocka_unit_test(test_body_memory),
+        cmocka_unit_test(test_half_open),       cmocka_unit_test(test_drip),
+        cmocka_unit_test(test_stream),          cmocka_unit_test(test_stream_abandoned),
+        cmocka_unit_test(test_gone_meanwhile),  cmocka_unit_test(test_stop_answers),
+        cmocka_unit_test(test_bad_http),        cmocka_unit_test(test_addresses),
+        cmocka_unit_test(test_pipe_deadline),   cmocka_unit_test(test_slow_readers),
+        cmocka_unit_test(test_response_memory), cmocka_unit_test(test_owners_share),
+        cmocka_unit_test(test_spooled),         cmocka_unit_test(test_expect),
+        cmocka_unit_test(test_smuggling),       cmocka_unit_test(test_pipelined),
+        cmocka_unit_test(test_many_headers),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -13,6 +13,7 @@
 
 #include "common/error.h"
 #include "package.h"
+#include "response_part.h"
 
 enum {
     AGENT_PROTOCOL_VERSION = 1,
@@ -85,6 +86,10 @@ struct agent_event {
     /* The guest was restored and this is the first it hears: told in one piece with the event, so
      * that no handler code runs in between. NULL otherwise. */
     const struct agent_rebirth *rebirth;
+    /* Parts of a streamed response as they come; the result's payload is then empty. NULL: they are
+     * collected, and are the payload if they are no more than a response may have. */
+    response_part_fn *on_part;
+    void *part_opaque;
 };
 
 /* What a phase came to. */

@@ -87,8 +87,8 @@ static uint64_t at_most(uint64_t value, uint64_t limit)
 int dispatcher_take_result(struct invocation_result *to, struct agent_result *result,
                            const char *request_id, uint64_t limit_ms, uint32_t memory_mib)
 {
-    bool is_own = result->outcome == OUTCOME_OK ||
-                  (result->outcome == OUTCOME_FUNCTION_ERROR && result->payload_bytes > 0);
+    bool may_tell = result->outcome == OUTCOME_FUNCTION_ERROR || result->outcome == OUTCOME_EXITED;
+    bool is_own = result->outcome == OUTCOME_OK || (may_tell && result->payload_bytes > 0);
     int r = 0;
 
     to->kind = kind_of(result->outcome);
@@ -199,7 +199,9 @@ static int use(struct instance_pool *pool, const struct invocation *invocation,
                                       .timeout_ms = invocation->timeout_ms,
                                       .client_context = invocation->client_context,
                                       .identity = invocation->identity,
-                                      .trace_id = invocation->trace_id};
+                                      .trace_id = invocation->trace_id,
+                                      .on_part = invocation->on_part,
+                                      .part_opaque = invocation->part_opaque};
     struct agent_result result;
     struct error why;
 

@@ -51,10 +51,14 @@ static int digest_configuration(const struct instance_function *function,
                                 char ret_hex[IMAGE_DIGEST_HEX + 1], struct error *err)
 {
     size_t n = 0;
-    AUTO_FREE const char **texts = calloc(5 + 2 * function->n_environment, sizeof(char *));
+    char memory[48];
+    AUTO_FREE const char **texts = calloc(6 + 2 * function->n_environment, sizeof(char *));
 
     if (!texts)
         return error_set(err, ENOMEM, "digest a snapshot's key");
+    snprintf(memory, sizeof(memory), "%u MiB, /tmp %u MiB", function->memory_mib,
+             function->tmp_mib);
+    texts[n++] = memory;
     texts[n++] = function->owner ? function->owner : "";
     texts[n++] = function->runtime;
     texts[n++] = function->handler ? function->handler : "";

@@ -29,7 +29,7 @@ int instance_preload(struct instance *instance, const char *runtime, struct erro
 
     instance_tell(instance, STAGE_INIT);
     int r = agent_client_preload(instance->agent, runtime,
-                                 instance_tmp_bytes(instance->config.memory_mib), MAX_LOG_BYTES,
+                                 instance_tmp_bytes(0, instance->config.memory_mib), MAX_LOG_BYTES,
                                  instance->patience->init_ms, &result, err);
     if (r < 0)
         return instance_broken(instance, r, err);
@@ -88,6 +88,7 @@ static int take_up(struct instance *instance, const struct instance_frozen *froz
     if (r < 0)
         return r;
     instance->is_reborn = true;
+    instance->restored_ns = clock_now_ns();
     return instance_step(instance,
                          frozen->has_function ? EVENT_RESTORED_IDLE : EVENT_RESTORED_READY, err);
 }
@@ -160,6 +161,7 @@ static int restore(struct instance *instance, const struct instance_frozen *froz
     const struct shell_shape shape = {.image = found ? found : config->image_path,
                                       .cpu_template = config->cpu_template,
                                       .memory_mib = config->memory_mib,
+                                      .cpu_mib = config->cpu_mib,
                                       .vcpus = config->vcpus};
 
     if (r == 0)

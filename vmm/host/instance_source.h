@@ -20,8 +20,9 @@ struct function_version {
     /* For the few calls that need the code: *ret_package is owned by who asked. */
     int (*open_package)(void *opaque, struct package **ret_package, struct error *err);
     void *opaque;
-    const char *image; /* its root image's name in the store; NULL: the source's */
-    uint32_t memory_mib;
+    const char *image;   /* its root image's name in the store; NULL: the source's */
+    uint32_t memory_mib; /* what its processes may take */
+    uint32_t tmp_mib;    /* size of /tmp, beside that */
     uint32_t vcpus;
     struct concurrency_limits limits;
 };

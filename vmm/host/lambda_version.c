@@ -80,6 +80,7 @@ int lambda_version_init(struct lambda_version *version, struct registry *registr
         .opaque = version,
         .image = runtime ? runtime->image : function->runtime,
         .memory_mib = function->memory_mib,
+        .tmp_mib = function->tmp_mib,
         .vcpus = vcpus_of(function->memory_mib),
     };
     int r = read_limits(version, err);

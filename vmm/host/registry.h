@@ -60,6 +60,7 @@ struct registry_options {
     const char *const *runtimes;  /* NULL-terminated; NULL: those of runtime_images.h */
     runtime_check *check_runtime; /* asked when a function gets its runtime; NULL: all can */
     void *opaque;
+    bool is_sole; /* nobody else changes the database meanwhile: lookups may be remembered */
     uint64_t (*now_ms)(void); /* wall clock, since 1970; NULL: the real one (tests set it) */
 };
 
@@ -79,8 +80,9 @@ struct code_store *registry_code_store(struct registry *registry);
  * in stores that are shared. */
 uint64_t registry_identity(const struct registry *registry);
 
-/* registry_generation - a number that changes with each change committed through @registry: while
- * it stays the same, what was read from it is still so. Costs an atomic load. */
+/* registry_generation - a number that changes with each change committed through @registry, events
+ * of the queue left out: while it stays the same, what was read from it is still so. Costs an
+ * atomic load. */
 uint64_t registry_generation(const struct registry *registry);
 
 /* registry_backup - a consistent copy of the database in the new file @path (replaced at once, when
@@ -186,6 +188,7 @@ struct function {
     uint32_t account_concurrency;
 };
 
+/* Counted, since it is immutable: many may hold the same. Takes NULL. Any thread. */
 void function_free(struct function *function);
 
 /* --- making and changing (registry_function.c, registry_version.c) --- */

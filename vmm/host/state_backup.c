@@ -47,10 +47,9 @@ static int hold_codes(struct backup *backup, struct error *err)
         return r;
     }
     for (struct dirent *item; r == 0 && (item = readdir(directory));) {
-        if (strlen(item->d_name) >= sizeof(name) - 5)
-            continue;
-        snprintf(name, sizeof(name), "code/%s", item->d_name);
-        if (backup_is_code(name) &&
+        int len = snprintf(name, sizeof(name), "code/%s", item->d_name);
+
+        if (len > 0 && (size_t)len < sizeof(name) && backup_is_code(name) &&
             linkat(backup->place.state_fd, name, backup->place.fd, name, 0) < 0 &&
             errno != EEXIST && errno != ENOENT)
             r = error_set(err, errno, "hold '%s'", name);

@@ -204,8 +204,10 @@ extern const struct http_stream_ops stream_pipe_ops;
 
 /* stream_pipe_new - two references: the writer's and the server's (stream_pipe_ops.close). */
 int stream_pipe_new(struct stream_pipe **ret_pipe);
-/* stream_pipe_write - waits while the client is behind. -EPIPE: it is gone. */
-int stream_pipe_write(struct stream_pipe *pipe, const void *data, size_t len_bytes);
+/* stream_pipe_write - waits while the client is behind, at the longest until @deadline_ns
+ * (CLOCK_MONOTONIC): -ETIMEDOUT. -EPIPE: it is gone. */
+int stream_pipe_write(struct stream_pipe *pipe, const void *data, size_t len_bytes,
+                      uint64_t deadline_ns);
 /* stream_pipe_end - no more; drops the writer's reference. @broken: cut the connection. */
 void stream_pipe_end(struct stream_pipe *pipe, bool broken);
 
