@@ -3,6 +3,7 @@
 #define MAYFLY_HOST_API_API_INTERNAL_H
 
 #include <jansson.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 
 #include "api.h"
@@ -23,6 +24,7 @@ struct api {
     size_t n_keys;
     struct trusted_proxies *proxies; /* owned, as the next */
     struct rate_limit *rate;
+    sem_t uploads;        /* how many large ones may be taken apart at once: see handle_code.h */
     uint8_t link_key[32]; /* signs links to code; new with each start */
     atomic_uint_fast64_t answers[6];
 };
