@@ -116,7 +116,7 @@ def killed_with_live_guests():
         finally:
             busy.result()
     # What was in use is ready for its next event before that comes.
-    wait_until(lambda: metrics(daemon)["mayfly_shells_ready"] == 1, "a shell of its shape")
+    wait_until(lambda: metrics(daemon).get('mayfly_shells{state="ready"}') == 1, "a shell of its shape")
     _, body = daemon.invoke("f", {"text": "a b"})
     assert json.loads(body)["words"] == 2
     assert starts(daemon, "f", "cold") == 0, metrics(daemon)
