@@ -20,6 +20,15 @@ AWS = "/usr/bin/aws"
 PATIENCE_S = 900
 work = tempfile.mkdtemp(prefix="mayfly-test-mayflyd-")  # of this run: states, zips, answers
 atexit.register(shutil.rmtree, work, ignore_errors=True)
+running = set()  # processes of daemons that were not stopped: a case that fails leaves them
+
+
+@atexit.register  # so before the directory goes
+def kill_running():
+    for process in running:
+        process.kill()
+        process.wait()
+
 
 APP = """
 import time
@@ -65,7 +74,7 @@ class Daemon:
 
     def start(self):
         self.process = subprocess.Popen([MAYFLYD, *self.arguments], stderr=subprocess.PIPE, text=True)
-        atexit.register(self.process.kill)  # of a case that failed: else it holds the suite's output
+        running.add(self.process)
         self.lines = []
         for line in self.said():
             self.lines.append(line)
@@ -96,7 +105,9 @@ class Daemon:
     def stop(self, number=signal.SIGTERM):
         self.process.send_signal(number)
         self.lines += self.process.stderr.readlines()
-        return self.process.wait(timeout=120)
+        status = self.process.wait(timeout=120)
+        running.discard(self.process)
+        return status
 
     def monitors(self):
         """Process ids of the monitors that it started, of shells too."""
