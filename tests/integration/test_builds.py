@@ -47,7 +47,7 @@ def start(name):
     os.makedirs(state)
     for what in ("images", "snapshots"):
         link_store(what, state)
-    return run(name, config="shells: 1\n")
+    return run(name, config="shells: 1\nmetrics: open\n")
 
 
 def run(name, **options):
