@@ -19,6 +19,8 @@ enum {
     AGENT_PROTOCOL_VERSION = 1,
     AGENT_PORT = 1024,              /* vsock port of the host */
     AGENT_RESPONSE_MAX = 6 << 20,   /* bytes of a handler's response, as in Lambda */
+    AGENT_STREAM_MAX = 200 << 20,   /* bytes of a streamed response, likewise */
+    AGENT_CONTENT_TYPE_MAX = 256,   /* characters; of a streamed response */
     AGENT_ERROR_MAX = 256 << 10,    /* bytes of an error object */
     AGENT_REQUEST_ID_MAX = 128,     /* characters */
     AGENT_ARN_MAX = 1024,           /* characters */
@@ -29,8 +31,10 @@ enum {
 
 #define AGENT_TASK_DIR "/var/task"
 #define AGENT_PYTHON_RUNTIME "python3.11"
+#define AGENT_NODEJS_RUNTIME "nodejs18.x"
 #define AGENT_PROVIDED_RUNTIME "provided"
 #define AGENT_PYTHON_DIR "/usr/lib/mayfly/runtimes/python3.11"
+#define AGENT_NODEJS_DIR "/usr/lib/mayfly/runtimes/nodejs18.x"
 #define AGENT_RUNTIME_API_PORT 9001
 
 /* An error on its way up: filled by the callee, printed or sent by the caller, never allocated. */

@@ -11,13 +11,16 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <linux/random.h>
 
-enum { ENTROPY_MAX_BYTES = 512 };
+enum { ENTROPY_MAX_BYTES = 512, AHEAD_S = 50 * 365 * 86400 };
+
+static bool is_clock_ours, is_clock_ahead;
 
 int agent_set_clock(int64_t wall_clock_ns, struct failure *failure)
 {
@@ -28,7 +31,32 @@ int agent_set_clock(int64_t wall_clock_ns, struct failure *failure)
         return 0;
     if (clock_settime(CLOCK_REALTIME, &now) < 0)
         return failure_set(failure, errno, "set the clock to %lld ns", (long long)wall_clock_ns);
+    is_clock_ours = true;
+    is_clock_ahead = false;
     return 0;
+}
+
+static void shift_clock(time_t by_s)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    now.tv_sec += by_s;
+    if (clock_settime(CLOCK_REALTIME, &now) < 0)
+        agent_die("shift the clock: %s", strerrordesc_np(errno));
+    is_clock_ahead = by_s > 0;
+}
+
+void agent_clock_ahead(void)
+{
+    if (is_clock_ours && !is_clock_ahead)
+        shift_clock(AHEAD_S);
+}
+
+void agent_clock_back(void)
+{
+    if (is_clock_ahead)
+        shift_clock(-AHEAD_S);
 }
 
 int agent_add_entropy(const uint8_t *data, size_t len_bytes, struct failure *failure)

@@ -9,6 +9,13 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "guest-agent/runtime.h"
+
+/* As in Lambda: layers first. */
+#define NODE_PATH                                                                                  \
+    "/opt/nodejs/node18/node_modules:/opt/nodejs/node_modules:/var/runtime/node_modules:"          \
+    "/var/runtime:" AGENT_TASK_DIR
+
 static bool is_set(const struct environment *environment, const char *name, size_t name_len)
 {
     for (size_t i = 0; i < environment->n; i++)
@@ -41,7 +48,7 @@ void environment_set(struct environment *environment, const char *name, const ch
 }
 
 static void set_reserved(struct environment *environment, const Mayfly__Agent__Prepare *prepare,
-                         bool is_python)
+                         const struct runtime_kind *kind)
 {
     char memory[16];
 
@@ -55,10 +62,9 @@ static void set_reserved(struct environment *environment, const Mayfly__Agent__P
     environment_set(environment, "AWS_LAMBDA_INITIALIZATION_TYPE",
                     prepare->initialization_type[0] ? prepare->initialization_type : "on-demand");
     environment_set(environment, "LAMBDA_TASK_ROOT", AGENT_TASK_DIR);
-    environment_set(environment, "LAMBDA_RUNTIME_DIR",
-                    is_python ? AGENT_PYTHON_DIR : "/var/runtime");
-    if (is_python)
-        environment_set(environment, "AWS_EXECUTION_ENV", "AWS_Lambda_" AGENT_PYTHON_RUNTIME);
+    environment_set(environment, "LAMBDA_RUNTIME_DIR", kind->dir);
+    if (kind->execution_environment)
+        environment_set(environment, "AWS_EXECUTION_ENV", kind->execution_environment);
     else
         environment_set(environment, "AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001");
 }
@@ -87,12 +93,13 @@ static int fullness(const struct environment *environment, struct failure *failu
 }
 
 int environment_fill(struct environment *environment, const Mayfly__Agent__Prepare *prepare,
-                     bool is_python, struct failure *failure)
+                     const struct runtime_kind *kind, struct failure *failure)
 {
+    bool is_python = kind->ops == &runtime_python;
     int result = 0;
 
     clear(environment);
-    set_reserved(environment, prepare, is_python);
+    set_reserved(environment, prepare, kind);
     for (size_t i = 0; i < prepare->n_environment && result == 0; i++)
         result = set_own(environment, prepare->environment[i]->key, prepare->environment[i]->value,
                          failure);
@@ -108,14 +115,18 @@ int environment_fill(struct environment *environment, const Mayfly__Agent__Prepa
     environment_set(environment, "LANG", "en_US.UTF-8");
     if (is_python)
         environment_set(environment, "PYTHONPATH", AGENT_PYTHON_DIR);
+    if (kind->ops == &runtime_nodejs)
+        environment_set(environment, "NODE_PATH", NODE_PATH);
     return fullness(environment, failure);
 }
 
-void environment_fill_preload(struct environment *environment)
+void environment_fill_preload(struct environment *environment, const struct runtime_kind *kind)
 {
     clear(environment);
     environment_set(environment, "LC_ALL", "POSIX");
-    environment_set(environment, "LAMBDA_RUNTIME_DIR", AGENT_PYTHON_DIR);
+    environment_set(environment, "LAMBDA_RUNTIME_DIR", kind->dir);
+    if (kind->ops == &runtime_nodejs) /* node reads this one when it starts */
+        environment_set(environment, "NODE_PATH", NODE_PATH);
     /* The loader reads this once, and functions with libraries of their own are still to come. */
     environment_set_library_path(environment);
 }

@@ -7,6 +7,8 @@
 #include "agent.pb-c.h"
 #include "guest-agent/agent.h"
 
+struct runtime_kind; /* runtime.h */
+
 enum { ENVIRONMENT_MAX_BYTES = 64 << 10, ENVIRONMENT_MAX_VARIABLES = 1024 };
 
 struct environment {
@@ -27,10 +29,10 @@ void environment_set(struct environment *environment, const char *name, const ch
  * function cannot change, then its own, then the defaults that it can. 0, or -EINVAL, -E2BIG.
  */
 int environment_fill(struct environment *environment, const Mayfly__Agent__Prepare *prepare,
-                     bool is_python, struct failure *failure);
+                     const struct runtime_kind *kind, struct failure *failure);
 
 /* environment_fill_preload - what an interpreter that has no function yet is started with. */
-void environment_fill_preload(struct environment *environment);
+void environment_fill_preload(struct environment *environment, const struct runtime_kind *kind);
 
 /*
  * environment_fill_changes - the variables that @restored sets; bytes[] then holds them one after

@@ -199,13 +199,11 @@ int host_link_send(struct host_link *link, const Mayfly__Agent__AgentMessage *me
     return 0;
 }
 
-int host_link_send_hello(struct host_link *link, uint64_t start_tsc, bool has_python)
+int host_link_send_hello(struct host_link *link, uint64_t start_tsc, const char *runtime)
 {
     Mayfly__Agent__AgentMessage message;
     Mayfly__Agent__Hello hello;
     static char version[] = MAYFLY_VERSION;
-    static char python[] = AGENT_PYTHON_RUNTIME;
-    static char none[] = "";
     struct utsname names;
 
     mayfly__agent__agent_message__init(&message);
@@ -214,7 +212,7 @@ int host_link_send_hello(struct host_link *link, uint64_t start_tsc, bool has_py
     hello.protocol_version = AGENT_PROTOCOL_VERSION;
     hello.agent_version = version;
     hello.kernel_version = names.release;
-    hello.runtime = has_python ? python : none;
+    hello.runtime = (char *)(uintptr_t)runtime; /* packing only reads it */
     hello.start_tsc = start_tsc;
     hello.hello_tsc = __rdtsc();
     message.body_case = MAYFLY__AGENT__AGENT_MESSAGE__BODY_HELLO;

@@ -39,7 +39,7 @@ void host_link_trim(const struct host_link *link);
 
 /* Sending: return 0 or -errno. Byte and string arguments are only used during the call. */
 int host_link_send(struct host_link *link, const Mayfly__Agent__AgentMessage *message);
-int host_link_send_hello(struct host_link *link, uint64_t start_tsc, bool has_python);
+int host_link_send_hello(struct host_link *link, uint64_t start_tsc, const char *runtime);
 int host_link_send_init_result(struct host_link *link, const Mayfly__Agent__InitResult *result);
 int host_link_send_invoke_result(struct host_link *link, const Mayfly__Agent__InvokeResult *result);
 int host_link_send_log(struct host_link *link, Mayfly__Agent__Log__Stream stream,

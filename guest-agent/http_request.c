@@ -48,6 +48,13 @@ static int on_header_value(http_parser *parser, const char *at, size_t len)
     request->is_value = true;
     if (strcasecmp(request->field, "Lambda-Runtime-Function-Error-Type") == 0)
         append(request->error_type, &request->error_type_len, HTTP_ERROR_TYPE_MAX, at, len);
+    if (strcasecmp(request->field, "Lambda-Runtime-Function-Error-Body") == 0)
+        append(request->error_body, &request->error_body_len, HTTP_ERROR_BODY_MAX, at, len);
+    if (strcasecmp(request->field, "Content-Type") == 0)
+        append(request->content_type, &request->content_type_len, AGENT_CONTENT_TYPE_MAX, at, len);
+    if (strcasecmp(request->field, "Lambda-Runtime-Function-Response-Mode") == 0 && len == 9 &&
+        strncasecmp(at, "streaming", len) == 0)
+        request->is_streaming = true;
     if (strcasecmp(request->field, "Expect") == 0 && len == 12 &&
         strncasecmp(at, "100-continue", len) == 0)
         request->expects_continue = true;
@@ -94,7 +101,16 @@ static int on_message_complete(http_parser *parser)
 
 void http_request_begin(struct http_request *request, http_body_room *body_room, void *opaque)
 {
-    memset(request, 0, sizeof(*request));
+    /* But for the texts: of those the ends are enough. */
+    request->target[0] = request->error_type[0] = request->field[0] = '\0';
+    request->content_type[0] = request->error_body[0] = '\0';
+    request->target_len = request->field_len = request->error_type_len = 0;
+    request->content_type_len = request->error_body_len = 0;
+    request->is_target_long = request->is_value = request->is_complete = false;
+    request->has_headers = request->expects_continue = request->keeps_alive = false;
+    request->is_streaming = request->is_body_long = false;
+    request->body = NULL;
+    request->body_size = request->body_bytes = 0;
     http_parser_init(&request->parser, HTTP_REQUEST);
     request->parser.data = request;
     request->body_room = body_room;

@@ -10,7 +10,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { HTTP_TARGET_MAX = 512, HTTP_FIELD_MAX = 64, HTTP_ERROR_TYPE_MAX = 128 };
+#include "guest-agent/agent.h"
+
+enum {
+    HTTP_TARGET_MAX = 512,
+    HTTP_FIELD_MAX = 64,
+    HTTP_ERROR_TYPE_MAX = 128,
+    HTTP_ERROR_BODY_MAX = 48 << 10 /* as base64, in a trailer */
+};
 
 struct http_request;
 
@@ -24,9 +31,12 @@ struct http_request {
     void *opaque;
     char target[HTTP_TARGET_MAX + 1];         /* path and query; "" if it was longer */
     char error_type[HTTP_ERROR_TYPE_MAX + 1]; /* Lambda-Runtime-Function-Error-Type, or "" */
-    size_t target_len, field_len, error_type_len;
+    char content_type[AGENT_CONTENT_TYPE_MAX + 1];
+    char error_body[HTTP_ERROR_BODY_MAX + 1]; /* Lambda-Runtime-Function-Error-Body, or "" */
+    size_t target_len, field_len, error_type_len, content_type_len, error_body_len;
     char field[HTTP_FIELD_MAX + 1]; /* name of the header that is being read */
     bool is_target_long, is_value, is_complete, has_headers, expects_continue, keeps_alive;
+    bool is_streaming; /* Lambda-Runtime-Function-Response-Mode: streaming */
     uint8_t *body;
     size_t body_size, body_bytes;
     bool is_body_long; /* more came than body_size */

@@ -1,7 +1,8 @@
 /*
  * A runtime, as the session sees it: something that is started once, says that it is ready, is
- * given one event at a time and answers. Two implementations: runtime_python.c speaks the pipe
- * protocol of runtimes/README.md, runtime_api.c serves Lambda's Runtime API over HTTP.
+ * given one event at a time and answers. Two implementations: runtime_pipe.c speaks the pipe
+ * protocol of runtimes/README.md with an interpreter, runtime_api.c serves Lambda's Runtime API
+ * over HTTP.
  */
 #ifndef MAYFLY_AGENT_RUNTIME_H
 #define MAYFLY_AGENT_RUNTIME_H
@@ -19,7 +20,8 @@ enum runtime_word {
     RUNTIME_NOTHING,
     RUNTIME_READY,         /* the init phase went well */
     RUNTIME_INIT_ERROR,    /* body: the error object */
-    RUNTIME_RESULT,        /* body: the handler's response */
+    RUNTIME_RESULT,        /* body: the handler's response, or the rest of it if it is streamed */
+    RUNTIME_PART,          /* body: the next piece of a streamed response */
     RUNTIME_ERROR,         /* body: the error object */
     RUNTIME_TOO_LARGE,     /* the response was over AGENT_RESPONSE_MAX; no body */
     RUNTIME_PRELOADED,     /* it waits for load() */
@@ -27,6 +29,7 @@ enum runtime_word {
     RUNTIME_FREEZE_ERROR,  /* one failed; body: the error object */
     RUNTIME_AWAKE,         /* after-restore hooks have run */
     RUNTIME_RESTORE_ERROR, /* one failed; body: the error object */
+    RUNTIME_LAST_ERROR,    /* as RUNTIME_ERROR or RUNTIME_INIT_ERROR, and it ends by that */
     RUNTIME_BROKEN         /* it does not keep to the protocol: it must be killed */
 };
 
@@ -34,6 +37,7 @@ struct runtime_answer {
     enum runtime_word word;
     const uint8_t *body; /* borrowed until the next call */
     size_t body_bytes;
+    const char *content_type; /* likewise; not NULL: here a streamed response begins */
 };
 
 enum { RUNTIME_SEED_BYTES = 32 };
@@ -83,7 +87,8 @@ struct runtime_ops {
     /* restore - do what @restoration says, without an event; borrowed until it is done.
      * Returns 1: nothing had to be done; 0: it will say when it has; -errno. */
     int (*restore)(const struct restoration *restoration, struct failure *failure);
-    /* on_ready - the fd of first_tag + @tag has @events. Never waits. */
+    /* on_ready - the fd of first_tag + @tag has @events. Never waits. After a RUNTIME_PART there
+     * may be more that has been read: ask again, with no events. */
     struct runtime_answer (*on_ready)(uint32_t tag, uint32_t events);
     /* settle - the host has the answer now: what remains to be told to the runtime? */
     void (*settle)(void);
@@ -94,6 +99,22 @@ struct runtime_ops {
 };
 
 extern const struct runtime_ops runtime_python;
+extern const struct runtime_ops runtime_nodejs;
 extern const struct runtime_ops runtime_api;
+
+/* A runtime by its name. */
+struct runtime_kind {
+    const char *name; /* as in Prepare */
+    const struct runtime_ops *ops;
+    const char *dir;       /* LAMBDA_RUNTIME_DIR */
+    const char *bootstrap; /* the image has the runtime if this file is there; NULL: always */
+    const char *execution_environment; /* AWS_EXECUTION_ENV; NULL: none, it uses the Runtime API */
+};
+
+/* runtime_kind_find - the runtime called @name; NULL if this image has none. */
+const struct runtime_kind *runtime_kind_find(const char *name);
+
+/* runtime_kind_of_image - what this image has beyond the Runtime API; NULL: nothing. */
+const struct runtime_kind *runtime_kind_of_image(void);
 
 #endif

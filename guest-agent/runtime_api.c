@@ -19,6 +19,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "guest-agent/base64.h"
 #include "guest-agent/http_connection.h"
 
 #define API "/2018-06-01/runtime/"
@@ -47,6 +48,7 @@ static struct {
     const struct invocation *invocation; /* NULL: none is running */
     struct http_connection *waiter;      /* asked for the next event and has not got it */
     struct http_connection *uploader;    /* whose body is in the shared buffer */
+    struct http_connection *streamer;    /* uploader, whose response has begun in parts */
     struct http_connection *replying;    /* gets its 202 or 413 once the host has the answer */
     struct http_connection connections[CONNECTIONS];
 } api;
@@ -79,6 +81,8 @@ static void forget_if_closed(const struct http_connection *connection)
         api.sleeper = NULL;
     if (api.uploader == connection)
         api.uploader = NULL;
+    if (api.streamer == connection)
+        api.streamer = NULL;
     if (api.replying == connection)
         api.replying = NULL;
 }
@@ -294,6 +298,41 @@ static void describe_empty_error(const struct http_request *request, struct runt
     answer->body = (const uint8_t *)text;
 }
 
+/* The error that a streamed response ended with: its object is in a trailer. */
+static void describe_trailer(const struct http_request *request, struct runtime_answer *answer)
+{
+    static uint8_t object[HTTP_ERROR_BODY_MAX];
+
+    answer->word = RUNTIME_ERROR;
+    answer->content_type = NULL;
+    answer->body = object;
+    answer->body_bytes = base64_decode(request->error_body, object, sizeof(object));
+    if (answer->body_bytes == 0)
+        describe_empty_error(request, answer);
+}
+
+static const char *content_type_of(const struct http_request *request)
+{
+    return request->content_type[0] ? request->content_type : "application/octet-stream";
+}
+
+/* What has come of a streamed response so far, if it is this connection's. */
+static struct runtime_answer take_part(struct http_connection *connection)
+{
+    struct http_request *request = &connection->request;
+    struct runtime_answer answer = {.word = RUNTIME_PART, .body = api.host.body->bytes};
+    bool is_current;
+
+    if (connection->fd < 0 || api.uploader != connection || !request->is_streaming ||
+        find_route(request, &is_current) != ROUTE_RESPONSE || request->is_complete)
+        return nothing;
+    answer.content_type = api.streamer == connection ? NULL : content_type_of(request);
+    api.streamer = connection;
+    answer.body_bytes = request->body_bytes;
+    request->body_bytes = 0;
+    return answer;
+}
+
 /* A response or an error has arrived in whole. The host is answered first, the runtime after it. */
 static struct runtime_answer take_post(struct http_connection *connection, enum route route)
 {
@@ -305,7 +344,9 @@ static struct runtime_answer take_post(struct http_connection *connection, enum 
     struct runtime_answer answer = {
         .word = words[route], .body = api.host.body->bytes, .body_bytes = request->body_bytes};
 
-    api.uploader = NULL;
+    bool is_begun = api.streamer == connection;
+
+    api.uploader = api.streamer = NULL;
     api.replying = connection;
     if (route == ROUTE_INIT_ERROR || route == ROUTE_RESTORE_ERROR) {
         api.has_failed = true;
@@ -320,6 +361,11 @@ static struct runtime_answer take_post(struct http_connection *connection, enum 
     }
     if (route != ROUTE_RESPONSE && answer.body_bytes == 0)
         describe_empty_error(request, &answer);
+    if (route == ROUTE_RESPONSE && request->is_streaming) {
+        answer.content_type = is_begun ? NULL : content_type_of(request);
+        if (request->error_type[0] || request->error_body[0])
+            describe_trailer(request, &answer);
+    }
     prepare_acceptance(connection);
     return answer;
 }
@@ -388,7 +434,7 @@ static struct runtime_answer read_connection(struct http_connection *connection)
         if (connection->fd >= 0)
             http_request_begin(&connection->request, body_room, connection);
     }
-    return answer;
+    return answer.word == RUNTIME_NOTHING ? take_part(connection) : answer;
 }
 
 /* ---- the ops ---- */
@@ -399,7 +445,7 @@ void runtime_api_reset(const struct runtime_host *host)
     api.is_ready = api.has_failed = api.is_event_delivered = false;
     api.is_freezing = api.is_waking = api.is_wake_awaited = false;
     api.invocation = NULL;
-    api.waiter = api.sleeper = api.uploader = api.replying = NULL;
+    api.waiter = api.sleeper = api.uploader = api.streamer = api.replying = NULL;
     for (size_t i = 0; i < CONNECTIONS; i++)
         api.connections[i].fd = -1;
 }
@@ -484,7 +530,7 @@ static struct runtime_answer api_on_ready(uint32_t tag, uint32_t events)
     if (tag < TAG_CONNECTION || tag >= TAG_CONNECTION + CONNECTIONS)
         return nothing;
     connection = &api.connections[tag - TAG_CONNECTION];
-    if (connection->fd < 0)
+    if (connection->fd < 0 || events == 0)
         return nothing;
     if (!connection->is_writing)
         return read_connection(connection);

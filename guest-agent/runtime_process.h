@@ -10,8 +10,9 @@ struct spawn_plan {
     const char *const *programs; /* paths, NULL at the end: the first that exists is executed */
     char *const *arguments;      /* from argv[1] on, NULL at the end */
     char *const *environment;
-    int files[5];  /* become fds 0 to 4; -1 ends the list; close-on-exec, files[i] above i */
-    int cgroup_fd; /* directory of the cgroup to start in; -1 none */
+    uint32_t memory_mib; /* what the function has, for interpreters that want to know */
+    int files[5];        /* become fds 0 to 4; -1 ends the list; close-on-exec, files[i] above i */
+    int cgroup_fd;       /* directory of the cgroup to start in; -1 none */
 };
 
 /*

@@ -45,6 +45,7 @@ static void dispatch_answer(struct session *session, struct runtime_answer answe
         [RUNTIME_TOO_LARGE] = EVENT_TOO_LARGE, [RUNTIME_PRELOADED] = EVENT_PRELOADED,
         [RUNTIME_AT_REST] = EVENT_AT_REST,     [RUNTIME_FREEZE_ERROR] = EVENT_FREEZE_ERROR,
         [RUNTIME_AWAKE] = EVENT_AWAKE,         [RUNTIME_RESTORE_ERROR] = EVENT_RESTORE_ERROR,
+        [RUNTIME_PART] = EVENT_PART,           [RUNTIME_LAST_ERROR] = EVENT_LAST_ERROR,
         [RUNTIME_BROKEN] = EVENT_BROKEN};
     struct session_input input = {.answer = answer};
 
@@ -113,6 +114,7 @@ static void serve_host(struct session *session)
 static void serve_signal(struct session *session)
 {
     struct signalfd_siginfo info[4];
+    struct runtime_answer answer;
     bool has_ended = false;
     pid_t pid;
     int status;
@@ -126,8 +128,22 @@ static void serve_signal(struct session *session)
         }
     if (!has_ended)
         return;
-    dispatch_answer(session, session->runtime->last_words());
+    do {
+        answer = session->runtime->last_words();
+        dispatch_answer(session, answer);
+    } while (answer.word == RUNTIME_PART && session->state == STATE_BUSY);
     dispatch(session, &(struct session_input){.event = EVENT_EXIT});
+}
+
+static void serve_runtime(struct session *session, uint32_t tag, uint32_t events)
+{
+    struct runtime_answer answer = session->runtime->on_ready(tag, events);
+
+    dispatch_answer(session, answer);
+    while (answer.word == RUNTIME_PART && session->state == STATE_BUSY) {
+        answer = session->runtime->on_ready(tag, 0);
+        dispatch_answer(session, answer);
+    }
 }
 
 static void serve(struct session *session, uint32_t tag, uint32_t events)
@@ -141,7 +157,7 @@ static void serve(struct session *session, uint32_t tag, uint32_t events)
     } else if (tag == TAG_HOST) {
         serve_host(session);
     } else {
-        dispatch_answer(session, session->runtime->on_ready(tag - TAG_RUNTIME, events));
+        serve_runtime(session, tag - TAG_RUNTIME, events);
     }
 }
 
@@ -189,7 +205,6 @@ static void session_init(struct session *session, const struct session_start *st
     session->boot_id_fd = start->boot_id_fd;
     session->code.root_fd = session->code.parent_fd = -1;
     session->logs.read_fds[LOG_STDOUT] = session->logs.read_fds[LOG_STDERR] = -1;
-    session->has_python = access(AGENT_PYTHON_DIR "/bootstrap.py", R_OK) == 0;
     function_cgroup_create(&session->cgroup);
     sigemptyset(&watched);
     sigaddset(&watched, SIGCHLD);
@@ -207,9 +222,10 @@ void agent_session_run(const struct session_start *start)
 {
     static struct session session;
     struct epoll_event events[EVENTS_MAX];
+    const struct runtime_kind *kind = runtime_kind_of_image();
 
     session_init(&session, start);
-    if (host_link_send_hello(&session.link, start->start_tsc, session.has_python) < 0)
+    if (host_link_send_hello(&session.link, start->start_tsc, kind ? kind->name : "") < 0)
         agent_die("no room for Hello");
     for (;;) {
         int n = host_link_flush(&session.link);

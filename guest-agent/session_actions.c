@@ -86,6 +86,7 @@ static enum session_event expected_event(const struct session *session, enum ses
         asked_in = STATE_INIT;
         break;
     case EVENT_RESULT:
+    case EVENT_PART:
     case EVENT_ERROR:
     case EVENT_TOO_LARGE:
         asked_in = STATE_BUSY;
@@ -93,6 +94,9 @@ static enum session_event expected_event(const struct session *session, enum ses
     case EVENT_AT_REST:
     case EVENT_FREEZE_ERROR:
         asked_in = STATE_FREEZING;
+        break;
+    case EVENT_LAST_ERROR:
+        asked_in = session->state == STATE_INIT ? STATE_INIT : STATE_BUSY;
         break;
     case EVENT_RESTORE_ERROR: /* a restoration that came with an event fails with it */
         asked_in = session->state == STATE_BUSY ? STATE_BUSY : STATE_RESTORING;
@@ -104,6 +108,13 @@ static enum session_event expected_event(const struct session *session, enum ses
         return event;
     }
     return session->state == asked_in ? event : EVENT_BROKEN;
+}
+
+static void describe_too_large(struct ending *ending, int max_bytes)
+{
+    ending->outcome = MAYFLY__AGENT__OUTCOME__RESPONSE_TOO_LARGE;
+    ending->body_bytes = 0;
+    snprintf(ending->message, sizeof(ending->message), "the response is over %d bytes", max_bytes);
 }
 
 void session_describe(struct session *session, const struct session_input *input,
@@ -127,9 +138,7 @@ void session_describe(struct session *session, const struct session_input *input
         ending->outcome = MAYFLY__AGENT__OUTCOME__FUNCTION_ERROR;
         break;
     case EVENT_TOO_LARGE:
-        ending->outcome = MAYFLY__AGENT__OUTCOME__RESPONSE_TOO_LARGE;
-        snprintf(ending->message, sizeof(ending->message), "the response is over %d bytes",
-                 AGENT_RESPONSE_MAX);
+        describe_too_large(ending, AGENT_RESPONSE_MAX);
         break;
     case EVENT_DEADLINE:
         ending->outcome = MAYFLY__AGENT__OUTCOME__TIMEOUT;
@@ -140,6 +149,10 @@ void session_describe(struct session *session, const struct session_input *input
         break;
     case EVENT_EXIT:
         describe_exit(session, ending);
+        break;
+    case EVENT_LAST_ERROR:
+        ending->outcome = MAYFLY__AGENT__OUTCOME__EXITED;
+        snprintf(ending->message, sizeof(ending->message), "the runtime ended with an error");
         break;
     default:
         ending->body_bytes = 0;
@@ -226,6 +239,55 @@ static int init_done(struct session *session, enum session_state next,
     return result < 0 ? result : (int)next;
 }
 
+/* A piece of a response, and that it begins. What is beyond the limit is counted, and not sent. */
+static int send_part(struct session *session, const struct runtime_answer *answer)
+{
+    Mayfly__Agent__AgentMessage message;
+    Mayfly__Agent__ResponsePart part;
+
+    if (answer->content_type)
+        session->is_streaming = true;
+    session->streamed_bytes += answer->body_bytes;
+    if (session->streamed_bytes > AGENT_STREAM_MAX ||
+        (answer->body_bytes == 0 && !answer->content_type))
+        return 0;
+    mayfly__agent__agent_message__init(&message);
+    mayfly__agent__response_part__init(&part);
+    part.data.data = (uint8_t *)(uintptr_t)answer->body; /* packing only reads it */
+    part.data.len = answer->body_bytes;
+    if (answer->content_type)
+        part.content_type = (char *)(uintptr_t)answer->content_type;
+    message.body_case = MAYFLY__AGENT__AGENT_MESSAGE__BODY_RESPONSE_PART;
+    message.response_part = &part;
+    return host_link_send(&session->link, &message);
+}
+
+static int forward_part(struct session *session, enum session_state next,
+                        const struct session_input *input)
+{
+    int result = send_part(session, &input->answer);
+
+    /* Now: the host waits for it, and what it is made of is reused. */
+    if (result == 0)
+        result = host_link_flush(&session->link);
+    return result < 0 ? result : (int)next;
+}
+
+/* What has been streamed is no payload; what was too much of it is an error. */
+static int end_stream(struct session *session, const struct session_input *input,
+                      struct ending *ending)
+{
+    int result;
+
+    if (input->event != EVENT_RESULT || (!session->is_streaming && !input->answer.content_type))
+        return 0;
+    result = send_part(session, &input->answer);
+    ending->body_bytes = 0;
+    if (session->streamed_bytes > AGENT_STREAM_MAX)
+        describe_too_large(ending, AGENT_STREAM_MAX);
+    return result;
+}
+
 static int reply(struct session *session, enum session_state next,
                  const struct session_input *input)
 {
@@ -237,6 +299,8 @@ static int reply(struct session *session, enum session_state next,
         function_cgroup_kill(&session->cgroup);
         result = log_pump_drain(&session->logs, &session->link);
     }
+    if (result == 0)
+        result = end_stream(session, input, &ending);
     if (result == 0)
         result = send_invoke_result(session, session->invocation.request_id, &ending);
     if (next == STATE_DEAD)
@@ -250,18 +314,14 @@ static int reply(struct session *session, enum session_state next,
 
 int session_choose_runtime(struct session *session, const char *name, struct failure *failure)
 {
-    const struct runtime_ops *preloaded = session->is_preloaded ? session->runtime : NULL;
+    const struct runtime_kind *kind = runtime_kind_find(name);
 
-    if (strcmp(name, AGENT_PYTHON_RUNTIME) == 0 && session->has_python)
-        session->runtime = &runtime_python;
-    else if (strcmp(name, AGENT_PROVIDED_RUNTIME) == 0)
-        session->runtime = &runtime_api;
-    else
+    if (!kind)
         return failure_say(failure, ENOENT, "this image has no runtime '%.32s'", name);
-    if (preloaded && preloaded != session->runtime) {
-        session->runtime = preloaded;
+    if (session->is_preloaded && kind != session->kind)
         return failure_say(failure, EINVAL, "another runtime than '%.32s' was preloaded", name);
-    }
+    session->kind = kind;
+    session->runtime = kind->ops;
     return 0;
 }
 
@@ -300,8 +360,7 @@ static int prepare(struct session *session, const Mayfly__Agent__Prepare *messag
         result =
             failure_say(failure, E2BIG, "the function's ARN is over %d characters", AGENT_ARN_MAX);
     if (result == 0)
-        result = environment_fill(&session->environment, message,
-                                  session->runtime == &runtime_python, failure);
+        result = environment_fill(&session->environment, message, session->kind, failure);
     if (result == 0)
         result = session_mount_tmp(session, message->tmp_bytes, failure);
     if (result == 0)
@@ -328,6 +387,7 @@ int session_spawn(struct session *session, bool is_preload, struct failure *fail
 {
     struct runtime_host host = {session->epoll_fd, TAG_RUNTIME, &body};
     struct spawn_plan plan = {.environment = session->environment.list,
+                              .memory_mib = session->memory_mib,
                               .cgroup_fd = session->cgroup.dir_fd};
     int log_fds[LOG_STREAMS];
     int result = log_pump_open(&session->logs, session->logs.phase_bytes, session->null_fd, log_fds,
@@ -432,6 +492,8 @@ static int invoke(struct session *session, const Mayfly__Agent__Invoke *message)
     int result;
 
     session_begin_phase(session, message->timeout_ms, INVOKE_TIMEOUT_MS);
+    session->is_streaming = false;
+    session->streamed_bytes = 0;
     log_pump_begin_phase(&session->logs);
     invocation->request_id = message->request_id;
     invocation->arn = message->invoked_arn[0] ? message->invoked_arn : session->function_arn;
@@ -501,6 +563,8 @@ int session_act(struct session *session, enum session_action action, enum sessio
         return init_done(session, next, input);
     case ACTION_INVOKE:
         return invoke(session, input->message->invoke);
+    case ACTION_PART:
+        return forward_part(session, next, input);
     case ACTION_REPLY:
     case ACTION_REPLY_LAST:
         return reply(session, next, input);

@@ -24,7 +24,6 @@ struct session {
     enum session_state state;
     struct host_link link;
     int epoll_fd, signal_fd, null_fd; /* owned */
-    bool has_python;                  /* the image has that runtime */
 
     struct environment environment;
     struct task_code code;
@@ -39,13 +38,16 @@ struct session {
     char function_arn[AGENT_ARN_MAX + 1];
     uint32_t memory_mib, init_timeout_ms;
 
-    const struct runtime_ops *runtime; /* set by Prepare */
+    const struct runtime_kind *kind;   /* set by Prepare */
+    const struct runtime_ops *runtime; /* of kind */
     pid_t pid;                         /* of the runtime; 0: not running, or reaped */
     int exit_status;                   /* as of waitpid(2), once pid is 0 again */
     uint64_t oom_kills;                /* when the runtime was started */
 
     struct invocation invocation;
     struct restoration restoration;
+    uint64_t streamed_bytes; /* of the response that is under way */
+    bool is_streaming;       /* it has begun, in parts */
     bool is_restoration_due; /* with the next event */
     uint32_t settle_ms;      /* of the Freeze that is under way */
     uint64_t phase_start_ns; /* monotonic */

@@ -90,11 +90,12 @@ static int begin_preload(struct session *session, const Mayfly__Agent__Preload *
     if (result < 0)
         return result;
     session->is_preloaded = true;
+    session->memory_mib = message->memory_mib;
     session->logs.phase_bytes = message->max_log_bytes;
     function_cgroup_limit(&session->cgroup, message->memory_mib);
     if (!session->runtime->load)
         return 0;
-    environment_fill_preload(&session->environment);
+    environment_fill_preload(&session->environment, session->kind);
     /* The loader remembers which of its directories are missing, and this one is still to come. */
     (void)mkdir(LIBRARY_DIR, 0755);
     result = session_spawn(session, true, failure);

@@ -17,13 +17,15 @@
 #define NO_REQUEST(self) NO_SETUP(self), NO_SNAPSHOT(self), NO_INVOKE(self)
 
 /* What a runtime says, by what it was asked. Out of turn it is the end of the runtime. */
-#define ENDED(action) [EVENT_BROKEN] = {action, STATE_DEAD}, [EVENT_EXIT] = {action, STATE_DEAD}
+#define ENDED(action)                                                                              \
+    [EVENT_LAST_ERROR] = {action, STATE_DEAD}, [EVENT_BROKEN] = {action, STATE_DEAD},              \
+    [EVENT_EXIT] = {action, STATE_DEAD}
 #define PRELOAD_WORDS(action) [EVENT_PRELOADED] = {action, STATE_DEAD}
 #define INIT_WORDS(action)                                                                         \
     [EVENT_READY] = {action, STATE_DEAD}, [EVENT_INIT_ERROR] = {action, STATE_DEAD}
 #define INVOKE_WORDS(action)                                                                       \
     [EVENT_RESULT] = {action, STATE_DEAD}, [EVENT_ERROR] = {action, STATE_DEAD},                   \
-    [EVENT_TOO_LARGE] = {action, STATE_DEAD}
+    [EVENT_TOO_LARGE] = {action, STATE_DEAD}, [EVENT_PART] = {action, STATE_DEAD}
 #define FREEZE_WORDS(action)                                                                       \
     [EVENT_AT_REST] = {action, STATE_DEAD}, [EVENT_FREEZE_ERROR] = {action, STATE_DEAD}
 #define RESTORE_WORDS(action)                                                                      \
@@ -66,10 +68,11 @@ static const struct session_step table[SESSION_STATES][SESSION_EVENTS] = {
                     INIT_WORDS(ACTION_BURY), INVOKE_WORDS(ACTION_BURY), FREEZE_WORDS(ACTION_BURY),
                     RESTORE_WORDS(ACTION_BURY), ENDED(ACTION_BURY)},
     [STATE_BUSY] =
-        {NO_REQUEST(STATE_BUSY), [EVENT_RESULT] = {ACTION_REPLY, STATE_IDLE},
-         [EVENT_ERROR] = {ACTION_REPLY, STATE_IDLE}, [EVENT_TOO_LARGE] = {ACTION_REPLY, STATE_IDLE},
-         PRELOAD_WORDS(ACTION_REPLY_LAST), INIT_WORDS(ACTION_REPLY_LAST),
-         FREEZE_WORDS(ACTION_REPLY_LAST), RESTORE_WORDS(ACTION_REPLY_LAST),
+        {NO_REQUEST(STATE_BUSY), [EVENT_PART] = {ACTION_PART, STATE_BUSY},
+         [EVENT_RESULT] = {ACTION_REPLY, STATE_IDLE}, [EVENT_ERROR] = {ACTION_REPLY, STATE_IDLE},
+         [EVENT_TOO_LARGE] = {ACTION_REPLY, STATE_IDLE}, PRELOAD_WORDS(ACTION_REPLY_LAST),
+         INIT_WORDS(ACTION_REPLY_LAST), FREEZE_WORDS(ACTION_REPLY_LAST),
+         RESTORE_WORDS(ACTION_REPLY_LAST),
          ENDED(ACTION_REPLY_LAST), [EVENT_DEADLINE] = {ACTION_REPLY_LAST, STATE_DEAD}},
     [STATE_FREEZING] = {NO_REQUEST(STATE_FREEZING), [EVENT_AT_REST] = {ACTION_FROZEN, STATE_IDLE},
                         [EVENT_FREEZE_ERROR] = {ACTION_FROZEN, STATE_DEAD},

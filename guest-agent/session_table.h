@@ -32,6 +32,7 @@ enum session_event {
     EVENT_READY,
     EVENT_INIT_ERROR,
     EVENT_RESULT,
+    EVENT_PART,
     EVENT_ERROR,
     EVENT_TOO_LARGE,
     EVENT_PRELOADED,
@@ -39,6 +40,7 @@ enum session_event {
     EVENT_FREEZE_ERROR,
     EVENT_AWAKE,
     EVENT_RESTORE_ERROR,
+    EVENT_LAST_ERROR,
     EVENT_BROKEN,
     EVENT_EXIT,
     /* from the clock */
@@ -55,6 +57,7 @@ enum session_action {
     ACTION_START,
     ACTION_INIT_DONE, /* InitResult as the event says; anything but EVENT_READY ends the runtime */
     ACTION_INVOKE,
+    ACTION_PART,       /* a piece of the response goes to the host */
     ACTION_REPLY,      /* InvokeResult as the event says; the runtime lives on */
     ACTION_REPLY_LAST, /* the same, and the runtime is ended */
     ACTION_REFUSE,     /* InvokeResult EXITED: there is no runtime any more */

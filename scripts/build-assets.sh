@@ -17,7 +17,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$vmlinux" ] ||
     echo "$vmlinux" >"$stamp"
 fi
 
-for recipe in base python3.11; do
+for recipe in base python3.11 nodejs18.x; do
     "$mayfly" image build "$root/images/recipes/$recipe.yaml" --if-changed --source "$root" \
         --agent "$build/bin/mayfly-agent" --store "$state/images"
 done

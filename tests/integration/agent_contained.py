@@ -24,7 +24,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 RUNTIMES = os.path.join(HERE, "..", "..", "guest-agent", "runtimes")
 OK, FUNCTION_ERROR, TIMEOUT, EXITED, OUT_OF_MEMORY, TOO_LARGE, AGENT_ERROR = range(7)
 FILE, DIRECTORY, SYMLINK = range(3)
-PRELOADED, FROZEN, RESTORE_RESULT = 5, 6, 7
+PRELOADED, FROZEN, RESTORE_RESULT, RESPONSE_PART = 5, 6, 7, 8
 FRAME_MAX = 8 << 20
 
 # ---- the few messages of agent.proto, by hand: a second opinion on what is on the wire ----
@@ -113,6 +113,7 @@ class Done:
 class Guest:
     """One agent with its namespaces; a context manager."""
 
+    on_part = None  # called with each piece of a streamed response
     strace = None  # set to a file name: trace its system calls
     strace_options = []
 
@@ -202,6 +203,7 @@ class Guest:
 
     def receive_answer(self):
         logs, dropped = [b"", b""], [0, 0]
+        self.parts, self.content_types = [], []
         while True:
             fields = decode(self.receive_frame())
             if 3 in fields:
@@ -209,6 +211,13 @@ class Guest:
                 stream = log.get(1, [0])[0]
                 logs[stream] += bytes(log.get(2, [b""])[0])
                 dropped[stream] += log.get(3, [0])[0]
+                continue
+            if RESPONSE_PART in fields:
+                part = decode(fields[RESPONSE_PART][0])
+                self.parts.append(bytes(part.get(1, [b""])[0]))
+                self.content_types += [bytes(t).decode() for t in part.get(2, [])]
+                if self.on_part:
+                    self.on_part(self.parts[-1])
                 continue
             for kind in (PRELOADED, FROZEN, RESTORE_RESULT):
                 if kind in fields:
@@ -686,6 +695,52 @@ def test_provided_chunked():
         check(g.prepare(provided(), runtime="provided").outcome == OK)
         r = g.invoke({"do": 'call("POST", f"invocation/{rid}/response", iter([b"ab"] * 1000), encode_chunked=True)'})
         check(r.outcome == OK and r.payload == b"ab" * 1000, r)
+
+
+STREAMED = """
+import base64, socket
+def streamed(rid, pieces, content_type="text/plain", trailers=b"", pause=0.05, cut=False):
+    s = socket.create_connection(("127.0.0.1", 9001))
+    s.sendall((f"POST /2018-06-01/runtime/invocation/{rid}/response HTTP/1.1\\r\\nHost: x\\r\\nContent-Type: {content_type}\\r\\n"
+               "Lambda-Runtime-Function-Response-Mode: streaming\\r\\nTransfer-Encoding: chunked\\r\\nTrailer: Lambda-Runtime-Function-Error-Type\\r\\n\\r\\n").encode())
+    for piece in pieces:
+        s.sendall(b"%x\\r\\n%s\\r\\n" % (len(piece), piece))
+        time.sleep(pause)
+    if not cut:
+        s.sendall(b"0\\r\\n" + trailers + b"\\r\\n")
+        print(s.recv(1000).split(b"\\r\\n")[0].decode(), flush=True)
+    s.close()
+def trailer(object):
+    body = base64.b64encode(json.dumps(object).encode())
+    return b"Lambda-Runtime-Function-Error-Type: Function.Odd\\r\\nLambda-Runtime-Function-Error-Body: " + body + b"\\r\\n"
+"""
+
+
+def test_provided_streamed():
+    with Guest() as g:
+        check(g.prepare(provided("import time\n" + STREAMED), runtime="provided").outcome == OK)
+        arrivals = []
+        g.on_part = lambda part: arrivals.append(time.monotonic())
+        r = g.invoke({"do": "streamed(rid, [b'one', b'two', b'three'])"})
+        check(r.outcome == OK and r.payload == b"" and b"".join(g.parts) == b"onetwothree" and g.content_types == ["text/plain"], g.parts, r)
+        check(arrivals[-1] - arrivals[0] > 0.07, arrivals)
+        g.on_part = None
+        r = g.invoke({"do": "streamed(rid, [bytes([i]) * (1 << 20) for i in range(20)], pause=0)"}, timeout_ms=30000)
+        data = b"".join(g.parts)
+        check(b"HTTP/1.1 202 Accepted" in r.logs[0], "of the one before", r.logs)
+        check(r.outcome == OK and len(data) == 20 << 20 and all(data[i << 20] == i and data[((i + 1) << 20) - 1] == i for i in range(20)), len(data))
+        r = g.invoke({"do": "streamed(rid, [b'begun'], trailers=trailer({'errorType': 'Function.Odd', 'errorMessage': 'mid'}))"})
+        check(r.outcome == FUNCTION_ERROR and r.json()["errorMessage"] == "mid" and g.parts == [b"", b"begun"], g.parts, r)
+        r = g.invoke({"do": "streamed(rid, [b'begun'], trailers=b'Lambda-Runtime-Function-Error-Type: Function.Odd\\r\\n')"})
+        check(r.outcome == FUNCTION_ERROR and r.json()["errorType"] == "Function.Odd", r)
+        r = g.invoke({"do": "streamed(rid, [])"})
+        check(r.outcome == OK and b"".join(g.parts) == b"" and g.content_types == ["text/plain"], r)
+        r = g.invoke({"do": "call('POST', f'invocation/{rid}/response', 'at once', {'Lambda-Runtime-Function-Response-Mode': 'streaming'})"})
+        check(r.outcome == OK and b"".join(g.parts) == b"at once" and r.payload == b"" and len(g.content_types) == 1, g.parts, r)
+        # One that breaks off is no answer: another one may still come.
+        r = g.invoke({"do": "streamed(rid, [b'torn'], cut=True); time.sleep(0.1); call('POST', f'invocation/{rid}/error', '{}')"})
+        check(r.outcome == FUNCTION_ERROR and b"torn" in g.parts, g.parts, r)
+        check(g.invoke({"do": 'call("POST", f"invocation/{rid}/response", "1")'}).payload == b"1", "lives on")
 
 
 def test_provided_error():

@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "common/clock.h"
 #include "common/fd.h"
 #include "host/api/sigv4_canonical.h"
 #include "images/image_sha256.h"
@@ -44,12 +45,43 @@ static int answer(struct api_invocation_result *result, const char *text)
     return 0;
 }
 
+/* Streams each element of "parts", of the content type "type"; "raise" ends it with an error. */
+static int stream_parts(const struct api_invocation *invocation, const json_t *event,
+                        struct api_invocation_result *result)
+{
+    const char *type = json_string_value(json_object_get(event, "type"));
+    json_t *parts = json_object_get(event, "parts"), *each;
+    struct response_part part = {.content_type = type ? type : "application/octet-stream",
+                                 .deadline_ns = clock_now_ns() + 60000000000ull};
+    size_t i;
+
+    json_array_foreach(parts, i, each)
+    {
+        part.data = json_string_value(each);
+        part.len_bytes = json_string_length(each);
+        if (invocation->on_part(invocation->opaque, &part) < 0)
+            break;
+        part.content_type = NULL;
+    }
+    if (!json_is_true(json_object_get(event, "raise")))
+        return answer(result, "");
+    result->error = API_ERROR_UNHANDLED;
+    return answer(result, "{\"errorMessage\":\"mid\",\"errorType\":\"RangeError\"}");
+}
+
 /* Answers as the event's "do" says; anything else is echoed. */
 static int invoke(void *opaque, const struct api_invocation *invocation,
                   struct api_invocation_result *ret_result, struct error *err)
 {
-    json_t *event =
-        json_loadb(invocation->payload, invocation->payload_bytes, JSON_DECODE_ANY, NULL);
+    json_t *event = json_loadb(invocation->payload, invocation->payload_bytes,
+                               JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
+    const char *body = json_string_value(json_object_get(event, "body"));
+    json_t *inner = body ? json_loads(body, JSON_ALLOW_NUL, NULL) : NULL;
+    if (json_is_string(json_object_get(inner, "do"))) { /* what came through a function URL */
+        json_decref(event);
+        event = json_incref(inner);
+    }
+    json_decref(inner);
     const char *what = json_string_value(json_object_get(event, "do"));
     const json_t *parameters = json_object_get(event, "queryStringParameters");
     int r = 0;
@@ -62,10 +94,14 @@ static int invoke(void *opaque, const struct api_invocation *invocation,
     copy(fixture_seen.client_context, sizeof(fixture_seen.client_context),
          invocation->client_context);
     copy(fixture_seen.trace_id, sizeof(fixture_seen.trace_id), invocation->trace_id);
+    copy(fixture_seen.invoked_arn, sizeof(fixture_seen.invoked_arn), invocation->invoked_arn);
     fixture_seen.payload_bytes = invocation->payload_bytes;
     snprintf(fixture_seen.payload, sizeof(fixture_seen.payload), "%.*s",
              (int)invocation->payload_bytes, (const char *)invocation->payload);
     fixture_seen.count++;
+    ret_result->start = "restored";
+    ret_result->acquire_us = 1250;
+    ret_result->guest_us = 20007;
     if (invocation->wants_log) {
         memcpy(ret_result->log_tail, "START\nREPORT\n", 13);
         ret_result->log_tail_bytes = 13;
@@ -85,10 +121,8 @@ static int invoke(void *opaque, const struct api_invocation *invocation,
     } else if (what && strcmp(what, "cors") == 0) {
         r = answer(ret_result, "{\"statusCode\":200,\"headers\":{\"access-control-allow-origin\":"
                                "\"https://own.example\",\"X-A\":\"1\"}}");
-    } else if (what && strcmp(what, "parts") == 0 && invocation->on_part) {
-        for (int i = 0; i < 3; i++)
-            invocation->on_part(invocation->opaque, "part!", 5);
-        r = answer(ret_result, "");
+    } else if (what && strcmp(what, "stream") == 0 && invocation->on_part) {
+        r = stream_parts(invocation, event, ret_result);
     } else if (what && strcmp(what, "http") == 0) {
         r = answer(ret_result,
                    "{\"statusCode\":418,\"headers\":{\"X-Tea\":\"pot\"},\"body\":\"t\"}");

@@ -250,6 +250,117 @@ static void test_invoke(void **state)
     mayfly__agent__host_message__free_unpacked(seen, NULL);
 }
 
+static void guest_streams(struct scene *scene, const void *data, size_t len, const char *type)
+{
+    Mayfly__Agent__AgentMessage message = MAYFLY__AGENT__AGENT_MESSAGE__INIT;
+    Mayfly__Agent__ResponsePart part = MAYFLY__AGENT__RESPONSE_PART__INIT;
+
+    part.data.data = (uint8_t *)(uintptr_t)data;
+    part.data.len = len;
+    if (type)
+        part.content_type = (char *)(uintptr_t)type;
+    message.body_case = MAYFLY__AGENT__AGENT_MESSAGE__BODY_RESPONSE_PART;
+    message.response_part = &part;
+    guest_sends(scene, &message);
+}
+
+/* What a reader of parts has seen; it goes after @leave_after of them. */
+struct reader {
+    char text[64], type[64];
+    unsigned n, leave_after;
+};
+
+static int read_part(void *opaque, const struct response_part *part)
+{
+    struct reader *reader = opaque;
+
+    assert_int_equal(part->content_type != NULL, reader->n == 0);
+    if (part->content_type)
+        snprintf(reader->type, sizeof(reader->type), "%s", part->content_type);
+    strncat(reader->text, part->data, part->len_bytes);
+    assert_true(part->deadline_ns > 0);
+    return ++reader->n == reader->leave_after ? -EPIPE : 0;
+}
+
+static void streams(struct scene *scene, struct reader *reader, struct agent_result *ret_result)
+{
+    const struct agent_event event = {.request_id = request_id,
+                                      .data = "{}",
+                                      .len_bytes = 2,
+                                      .timeout_ms = 3000,
+                                      .on_part = reader ? read_part : NULL,
+                                      .part_opaque = reader};
+
+    assert_int_equal(agent_client_invoke(scene->client, &event, 1000, 1000, ret_result, NULL), 0);
+}
+
+static void test_parts(void **state)
+{
+    struct scene *scene = *state;
+    struct reader reader = {.leave_after = 0}, hasty = {.leave_after = 1};
+    struct agent_result result;
+
+    guest_streams(scene, "one ", 4, "text/\x1b[2Jx");
+    guest_logs(scene, "between\n", 0);
+    guest_streams(scene, "two", 3, "ignored/twice");
+    guest_answers(scene, request_id, OUTCOME_OK, "", 0, "");
+    streams(scene, &reader, &result);
+    assert_string_equal(reader.text, "one two");
+    assert_string_equal(reader.type, "text/?[2Jx");
+    assert_string_equal(scene->log, "between\n");
+    assert_int_equal(result.payload_bytes, 0);
+    agent_result_done(&result);
+    /* One that leaves misses the rest, and the function ends as it would have. */
+    guest_streams(scene, "one", 3, "t");
+    guest_streams(scene, "two", 3, NULL);
+    guest_answers(scene, request_id, OUTCOME_FUNCTION_ERROR, "{}", 2, "");
+    streams(scene, &hasty, &result);
+    assert_string_equal(hasty.text, "one");
+    assert_int_equal(result.outcome, OUTCOME_FUNCTION_ERROR);
+    assert_string_equal((char *)result.payload, "{}");
+    agent_result_done(&result);
+    /* Without a reader they are the response. */
+    guest_streams(scene, "{\"a\":", 5, "t");
+    guest_streams(scene, "1}", 2, NULL);
+    guest_answers(scene, request_id, OUTCOME_OK, "", 0, "");
+    streams(scene, NULL, &result);
+    assert_string_equal((char *)result.payload, "{\"a\":1}");
+    assert_int_equal(result.payload_bytes, 7);
+    agent_result_done(&result);
+    /* Parts that nobody asked for. */
+    guest_streams(scene, "x", 1, "t");
+    assert_int_equal(agent_client_hello(scene->client, 1000, &(struct agent_hello){0}, NULL),
+                     -EPROTO);
+}
+
+/* A megabyte a part, from a thread of its own: no socket holds that much. */
+static void *stream_megabytes(void *opaque)
+{
+    struct scene *scene = opaque;
+    char *megabyte = calloc(1, 1 << 20);
+
+    for (int i = 0; i < 7; i++)
+        guest_streams(scene, megabyte, 1 << 20, i == 0 ? "t" : NULL);
+    guest_answers(scene, request_id, OUTCOME_OK, "", 0, "");
+    free(megabyte);
+    return NULL;
+}
+
+/* What nobody takes is collected up to the limit of a response, and not beyond. */
+static void test_parts_too_large(void **state)
+{
+    struct scene *scene = *state;
+    struct agent_result result;
+    pthread_t guest;
+
+    assert_int_equal(pthread_create(&guest, NULL, stream_megabytes, scene), 0);
+    streams(scene, NULL, &result);
+    pthread_join(guest, NULL);
+    assert_int_equal(result.outcome, OUTCOME_RESPONSE_TOO_LARGE);
+    assert_int_equal(result.payload_bytes, 0);
+    agent_result_done(&result);
+}
+
 static void guest_awakes(struct scene *scene, uint32_t outcome, const char *error, const char *why)
 {
     Mayfly__Agent__AgentMessage message = MAYFLY__AGENT__AGENT_MESSAGE__INIT;
@@ -580,12 +691,13 @@ static void test_early_refusal(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_hello),         TEST(test_other_version), TEST(test_log_before_hello),
-        TEST(test_invoke),        TEST(test_awaken),        TEST(test_awaken_answers),
-        TEST(test_wrong_answers), TEST(test_frame_lengths), TEST(test_silence),
-        TEST(test_half_a_frame),  TEST(test_gone),          TEST(test_vm_end),
-        TEST(test_interrupt),     TEST(test_amplification), TEST(test_flood),
-        TEST(test_large_answers), TEST(test_init),          TEST(test_early_refusal),
+        TEST(test_hello),         TEST(test_other_version),   TEST(test_log_before_hello),
+        TEST(test_invoke),        TEST(test_awaken),          TEST(test_awaken_answers),
+        TEST(test_parts),         TEST(test_parts_too_large), TEST(test_wrong_answers),
+        TEST(test_frame_lengths), TEST(test_silence),         TEST(test_half_a_frame),
+        TEST(test_gone),          TEST(test_vm_end),          TEST(test_interrupt),
+        TEST(test_amplification), TEST(test_flood),           TEST(test_large_answers),
+        TEST(test_init),          TEST(test_early_refusal),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

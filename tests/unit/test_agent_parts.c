@@ -18,6 +18,7 @@
 #include "guest-agent/function_cgroup.h"
 #include "guest-agent/log_pump.h"
 #include "guest-agent/proto/frame.h"
+#include "guest-agent/runtime.h"
 
 static const char *find(const struct environment *environment, const char *name)
 {
@@ -45,7 +46,11 @@ static int fill(struct environment *environment, const char *name, const char *v
     prepare.n_environment = 1;
     prepare.handler = handler;
     prepare.memory_mib = 256;
-    int result = environment_fill(environment, &prepare, is_python, &failure);
+    const struct runtime_kind python = {.ops = &runtime_python,
+                                        .dir = AGENT_PYTHON_DIR,
+                                        .execution_environment = "AWS_Lambda_python3.11"};
+    const struct runtime_kind provided = {.ops = &runtime_api, .dir = "/var/runtime"};
+    int result = environment_fill(environment, &prepare, is_python ? &python : &provided, &failure);
     free(entry.key);
     free(entry.value);
     return result;

@@ -59,6 +59,21 @@ static void test_request_response(void **state)
     api_answer_done(&got);
 }
 
+static void test_timing(void **state)
+{
+    struct api_fixture *fixture = *state;
+    struct api_answer got;
+
+    deploy(fixture, "f");
+    call(fixture, "POST", INVOKE, "X-Mayfly-Timing: 1\r\n", "{}", &got);
+    assert_string_equal(header(&got, "Server-Timing"),
+                        "start;desc=restored, acquire;dur=1.250, guest;dur=20.007");
+    api_answer_done(&got);
+    call(fixture, "POST", INVOKE, NULL, "{}", &got);
+    assert_string_equal(header(&got, "Server-Timing"), "");
+    api_answer_done(&got);
+}
+
 static void test_invoke_refused(void **state)
 {
     struct api_fixture *fixture = *state;
@@ -183,6 +198,15 @@ static void test_alias_shares(void **state)
         json_decref(expect_ok(fixture, "POST", INVOKE "?Qualifier=live", "{}", 200));
         second += strcmp(fixture_seen.version, "2") == 0;
     }
+    /* The function is told what was asked for, not what it came to. */
+    const char *told = strstr(fixture_seen.invoked_arn, ":function:");
+    assert_non_null(told);
+    assert_string_equal(told, ":function:f:live");
+    json_decref(expect_ok(fixture, "POST", INVOKE, "{}", 200));
+    told = strstr(fixture_seen.invoked_arn, ":function:");
+    assert_non_null(told);
+    assert_string_equal(told, ":function:f");
+    assert_memory_equal(fixture_seen.invoked_arn, "arn:aws:lambda:", 15);
     /* Fair coins: outside of this once in 10^12 runs. */
     assert_in_range(second, 50, 150);
 }
@@ -215,7 +239,8 @@ static void test_response_stream(void **state)
     struct api_answer got;
 
     deploy(fixture, "f");
-    call(fixture, "POST", target, NULL, "{\"do\":\"parts\"}", &got);
+    call(fixture, "POST", target, NULL,
+         "{\"do\":\"stream\",\"parts\":[\"part!\",\"part!\",\"part!\"]}", &got);
     assert_int_equal(got.http.status, 200);
     assert_string_equal(header(&got, "Content-Type"), "application/vnd.amazon.eventstream");
     assert_string_equal(header(&got, "X-Amz-Executed-Version"), "$LATEST");
@@ -230,6 +255,14 @@ static void test_response_stream(void **state)
     assert_int_equal(got.http.status, 200);
     assert_int_equal(count_frames(&got), 1);
     assert_non_null(memmem(got.http.body, got.http.body_len, "\"ErrorCode\":\"Unhandled\"", 23));
+    api_answer_done(&got);
+    /* What fails in mid-stream says so at the end of it. */
+    call(fixture, "POST", target, NULL, "{\"do\":\"stream\",\"parts\":[\"begun\"],\"raise\":true}",
+         &got);
+    assert_int_equal(got.http.status, 200);
+    assert_int_equal(count_frames(&got), 2);
+    assert_non_null(memmem(got.http.body, got.http.body_len, "begun", 5));
+    assert_non_null(memmem(got.http.body, got.http.body_len, "RangeError", 10));
     api_answer_done(&got);
     /* What fails before it begins has a status of its own. */
     expect_error(fixture, "POST", target, NULL, "{\"do\":\"throttle\"}", 429,
@@ -322,6 +355,67 @@ static void test_function_url(void **state)
     call_on(tcp, "GET", base, signature, "", 0, &got);
     assert_int_equal(got.http.status, 403);
     api_answer_done(&got);
+}
+
+/* What a function URL makes of the stream that @body asks for; the connection is a new one. */
+static void stream_url(struct api_fixture *fixture, const char *base, const char *body,
+                       struct api_answer *ret)
+{
+    AUTO_FD tcp = client_tcp(http_server_port(fixture->server));
+
+    call_on(tcp, "POST", base, "Content-Type: application/json\r\n", body, strlen(body), ret);
+}
+
+#define PRELUDE_TYPE "\"type\":\"application/vnd.awslambda.http-integration-response\""
+#define ZEROS "\\u0000\\u0000\\u0000\\u0000\\u0000\\u0000\\u0000\\u0000"
+
+static void test_function_url_stream(void **state)
+{
+    struct api_fixture *fixture = *state;
+    struct api_answer got;
+
+    deploy(fixture, "f");
+    json_t *url = expect_ok(fixture, "POST", "/2021-10-31/functions/f/url",
+                            "{\"AuthType\":\"NONE\",\"InvokeMode\":\"RESPONSE_STREAM\"}", 201);
+    AUTO_FREE char *base = strdup(strstr(text_of(url, "FunctionUrl"), "/url/"));
+    json_decref(url);
+    /* The head may come in any pieces, and the body with the last of them. */
+    stream_url(
+        fixture, base,
+        "{\"do\":\"stream\"," PRELUDE_TYPE ",\"parts\":[\"{\\\"statusCode\\\":201,"
+        "\\\"headers\\\":{\\\"X-A\\\":\\\"b\\\",\\\"Content-Type\\\":\\\"text/x\\\"},\",\"\","
+        "\"\\\"cookies\\\":[\\\"c=d\\\"]}\\u0000\\u0000\\u0000\","
+        "\"\\u0000\\u0000\\u0000\\u0000\\u0000one\","
+        "\" two\"]}",
+        &got);
+    assert_int_equal(got.http.status, 201);
+    assert_string_equal(header(&got, "X-A"), "b");
+    assert_string_equal(header(&got, "Content-Type"), "text/x");
+    assert_string_equal(header(&got, "Set-Cookie"), "c=d");
+    assert_int_equal(got.http.body_len, 7);
+    assert_memory_equal(got.http.body, "one two", 7);
+    api_answer_done(&got);
+    /* Another content type: no head. */
+    stream_url(fixture, base,
+               "{\"do\":\"stream\",\"type\":\"text/plain\",\"parts\":[\"{}" ZEROS "\"]}", &got);
+    assert_int_equal(got.http.status, 200);
+    assert_string_equal(header(&got, "Content-Type"), "text/plain");
+    assert_int_equal(got.http.body_len, 10);
+    api_answer_done(&got);
+    /* A function that does not stream is answered as ever. */
+    stream_url(fixture, base, "{\"do\":\"http\"}", &got);
+    assert_int_equal(got.http.status, 418);
+    api_answer_done(&got);
+    static const char *const no_heads[] = {
+        "{\"do\":\"stream\"," PRELUDE_TYPE ",\"parts\":[\"never ends\"]}",
+        "{\"do\":\"stream\"," PRELUDE_TYPE ",\"parts\":[\"no JSON" ZEROS "\"]}",
+        "{\"do\":\"stream\"," PRELUDE_TYPE ",\"parts\":[\"{\\\"statusCode\\\":7}" ZEROS "\"]}",
+        "{\"do\":\"stream\"," PRELUDE_TYPE ",\"parts\":[\"\"],\"raise\":true}"};
+    for (size_t i = 0; i < ARRAY_LEN(no_heads); i++) {
+        stream_url(fixture, base, no_heads[i], &got);
+        assert_int_equal(got.http.status, 502);
+        api_answer_done(&got);
+    }
 }
 
 /* --- who asks -------------------------------------------------------------------------------- */
@@ -430,12 +524,14 @@ int main(void)
     cmocka_unit_test_setup_teardown(test, api_fixture_set_up, api_fixture_tear_down)
     const struct CMUnitTest tests[] = {
         API_TEST(test_request_response),
+        API_TEST(test_timing),
         API_TEST(test_invoke_refused),
         API_TEST(test_dry_run_and_event),
         API_TEST(test_sizes),
         API_TEST(test_alias_shares),
         API_TEST(test_response_stream),
         API_TEST(test_function_url),
+        API_TEST(test_function_url_stream),
         API_TEST(test_signatures),
         API_TEST(test_other_tenants),
         cmocka_unit_test_setup_teardown(test_unsigned_loopback, loopback_set_up,

@@ -385,27 +385,6 @@ static void use(struct fixture *f, const char *name, const char *qualifier)
     function_free(function);
 }
 
-static void instances_of_a_deleted_version_end(void **state)
-{
-    struct fixture *f = *state;
-    const struct function_key one = fixture_key("f", "1");
-    uint64_t until_us = clock_now_us() + PATIENCE_MS * 1000ull;
-    struct error err;
-
-    fixture_create(&f->base, "f", "one");
-    fixture_publish(&f->base, "f");
-    fixture_build(&f->base, "f", "1");
-    use(f, "f", "1");
-    use(f, "f", NULL);
-    keep_house(f);
-    assert_int_equal(live, 2);
-    assert_int_equal(registry_delete(f->base.registry, &one, &err), 0);
-    keep_house(f);
-    while (live != 1 && clock_now_us() < until_us)
-        poll(NULL, 0, 5);
-    assert_int_equal(live, 1);
-}
-
 static void what_was_used_is_opened_again(void **state)
 {
     struct fixture *f = *state;
@@ -504,7 +483,6 @@ int main(void)
         CASE(a_build_goes_when_the_next_one_serves),
         CASE(levels_go_with_their_image),
         CASE(damage_is_said_once_and_nothing_goes),
-        CASE(instances_of_a_deleted_version_end),
         CASE(what_was_used_is_opened_again),
         CASE(a_bad_record_is_no_harm),
         CASE(a_label_is_this_registrys_own),

@@ -129,6 +129,7 @@ void doctor_check_images(struct doctor *doctor)
     }
     check_image(doctor, store, "guest kernel", "linux-6.12", advice);
     check_image(doctor, store, "Python image", "python3.11", advice);
+    check_image(doctor, store, "Node.js image", "nodejs18.x", advice);
     check_image(doctor, store, "base image", "base", advice);
     image_store_close(store);
 }

@@ -51,7 +51,9 @@ static char *error_json(const struct run_report *report)
             json_pack("{s:s, s:s}", "errorType",
                       report->host_error.code == EINTR ? "Mayfly.Interrupted" : "Mayfly.HostError",
                       "errorMessage", report->host_error.text));
-    if (report->result.outcome == OUTCOME_FUNCTION_ERROR && report->result.payload_bytes > 0)
+    if ((report->result.outcome == OUTCOME_FUNCTION_ERROR ||
+         report->result.outcome == OUTCOME_EXITED) &&
+        report->result.payload_bytes > 0)
         return as_json(report->result.payload, report->result.payload_bytes);
     return lambda_error_json(&report->result, report->request_id, report->limit_ms);
 }

@@ -2,6 +2,7 @@
 #include "agent_client.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -18,6 +19,9 @@ enum {
     RESTORED_ENTROPY_BYTES = 64,
     BOOT_ID_BYTES = 16,
     SHUTDOWN_SEND_MS = 200,
+    PART_MAX_BYTES = 1 << 20, /* of one ResponsePart, likewise */
+    COLLECT_MIN_BYTES = 64 << 10,
+    CONTENT_TYPE_BYTES = 260,
 };
 
 struct agent_client {
@@ -100,6 +104,8 @@ static const char *name_of(Mayfly__Agent__AgentMessage__BodyCase body)
         return "Frozen";
     case MAYFLY__AGENT__AGENT_MESSAGE__BODY_RESTORE_RESULT:
         return "RestoreResult";
+    case MAYFLY__AGENT__AGENT_MESSAGE__BODY_RESPONSE_PART:
+        return "ResponsePart";
     case MAYFLY__AGENT__AGENT_MESSAGE__BODY__NOT_SET:
     default:
         return "an unknown message";
@@ -122,10 +128,91 @@ static int64_t wall_clock_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* Waits for a message of kind @wanted, passing logs on. *ret_message is owned. */
-static int expect(struct agent_client *client, Mayfly__Agent__AgentMessage__BodyCase wanted,
-                  uint64_t deadline_ns, Mayfly__Agent__AgentMessage **ret_message,
-                  struct error *err)
+static void copy_text(char *to, size_t size, const char *from)
+{
+    text_clean(to, size, from, strlen(from));
+}
+
+/* A streamed response, as far as it has come. */
+struct streamed {
+    const struct agent_event *event;
+    uint64_t deadline_ns, total_bytes;
+    bool has_begun, is_unread;
+    uint8_t *collected; /* owned; where nobody takes parts */
+    size_t collected_bytes, size;
+};
+
+static int collect(struct streamed *streamed, const ProtobufCBinaryData *data)
+{
+    size_t needed = streamed->collected_bytes + data->len;
+
+    if (streamed->total_bytes > AGENT_RESPONSE_MAX_BYTES)
+        return 0;
+    if (needed > streamed->size) {
+        size_t size = needed < COLLECT_MIN_BYTES ? COLLECT_MIN_BYTES : needed * 2;
+        uint8_t *grown = realloc(streamed->collected, size);
+
+        if (!grown)
+            return -ENOMEM;
+        streamed->collected = grown;
+        streamed->size = size;
+    }
+    if (data->len > 0)
+        memcpy(streamed->collected + streamed->collected_bytes, data->data, data->len);
+    streamed->collected_bytes = needed;
+    return 0;
+}
+
+static int pass_part(struct streamed *streamed, const Mayfly__Agent__ResponsePart *from,
+                     struct error *err)
+{
+    const struct agent_event *event = streamed->event;
+    char content_type[CONTENT_TYPE_BYTES];
+    struct response_part part = {
+        .data = from->data.data, .len_bytes = from->data.len, .deadline_ns = streamed->deadline_ns};
+
+    if (from->data.len > PART_MAX_BYTES)
+        return error_say(err, EPROTO, "the guest's agent sent a part of %zu bytes", from->data.len);
+    streamed->total_bytes += from->data.len;
+    if (!streamed->has_begun) {
+        copy_text(content_type, sizeof(content_type), from->content_type);
+        part.content_type = content_type;
+        streamed->has_begun = true;
+    }
+    if (streamed->total_bytes > RESPONSE_STREAM_MAX_BYTES || streamed->is_unread)
+        return 0;
+    if (event->on_part)
+        streamed->is_unread = event->on_part(event->part_opaque, &part) < 0;
+    else if (collect(streamed, &from->data) < 0)
+        return error_set(err, ENOMEM, "take the function's response");
+    return 0;
+}
+
+/* A message that may come before the one that is waited for. 1: it was one of those. */
+static int pass_on(struct agent_client *client, const Mayfly__Agent__AgentMessage *message,
+                   Mayfly__Agent__AgentMessage__BodyCase wanted, struct streamed *streamed,
+                   struct error *err)
+{
+    if (message->body_case == MAYFLY__AGENT__AGENT_MESSAGE__BODY_LOG &&
+        wanted != MAYFLY__AGENT__AGENT_MESSAGE__BODY_HELLO) {
+        pass_log(client, message->log);
+        return 1;
+    }
+    if (message->body_case == MAYFLY__AGENT__AGENT_MESSAGE__BODY_RESPONSE_PART && streamed) {
+        int r = pass_part(streamed, message->response_part, err);
+
+        return r < 0 ? r : 1;
+    }
+    return error_say(err, EPROTO, "the guest's agent sent %s where %s was due",
+                     name_of(message->body_case), name_of(wanted));
+}
+
+/* Waits for a message of kind @wanted, passing logs on, and parts if there is @streamed to take
+ * them. *ret_message is owned. */
+static int expect_streamed(struct agent_client *client,
+                           Mayfly__Agent__AgentMessage__BodyCase wanted, uint64_t deadline_ns,
+                           struct streamed *streamed, Mayfly__Agent__AgentMessage **ret_message,
+                           struct error *err)
 {
     for (;;) {
         Mayfly__Agent__AgentMessage *message;
@@ -137,22 +224,18 @@ static int expect(struct agent_client *client, Mayfly__Agent__AgentMessage__Body
             *ret_message = message;
             return 0;
         }
-        bool is_log = message->body_case == MAYFLY__AGENT__AGENT_MESSAGE__BODY_LOG &&
-                      wanted != MAYFLY__AGENT__AGENT_MESSAGE__BODY_HELLO;
-        if (is_log)
-            pass_log(client, message->log);
-        else
-            r = error_say(err, EPROTO, "the guest's agent sent %s where %s was due",
-                          name_of(message->body_case), name_of(wanted));
+        r = pass_on(client, message, wanted, streamed, err);
         mayfly__agent__agent_message__free_unpacked(message, NULL);
         if (r < 0)
             return r;
     }
 }
 
-static void copy_text(char *to, size_t size, const char *from)
+static int expect(struct agent_client *client, Mayfly__Agent__AgentMessage__BodyCase wanted,
+                  uint64_t deadline_ns, Mayfly__Agent__AgentMessage **ret_message,
+                  struct error *err)
 {
-    text_clean(to, size, from, strlen(from));
+    return expect_streamed(client, wanted, deadline_ns, NULL, ret_message, err);
 }
 
 int agent_client_hello(struct agent_client *client, uint64_t timeout_ms,
@@ -413,6 +496,7 @@ static int send_invoke(struct agent_client *client, const struct agent_event *ev
     invoke.client_context = text(event->client_context);
     invoke.identity = text(event->identity);
     invoke.trace_id = text(event->trace_id);
+    invoke.invoked_arn = text(event->invoked_arn);
     message.body_case = MAYFLY__AGENT__HOST_MESSAGE__BODY_INVOKE;
     message.invoke = &invoke;
     if (!event->rebirth)
@@ -424,29 +508,76 @@ static int send_invoke(struct agent_client *client, const struct agent_event *ev
                                           err);
 }
 
+/* What was streamed and not handed out is the payload. */
+static int take_streamed(struct streamed *streamed, struct agent_result *result, struct error *err)
+{
+    uint64_t limit =
+        streamed->event->on_part ? RESPONSE_STREAM_MAX_BYTES : AGENT_RESPONSE_MAX_BYTES;
+
+    if (result->outcome != OUTCOME_OK || !streamed->has_begun)
+        return 0;
+    if (streamed->total_bytes > limit) {
+        result->outcome = OUTCOME_RESPONSE_TOO_LARGE;
+        snprintf(result->message, sizeof(result->message), "the response is over %llu bytes",
+                 (unsigned long long)limit);
+    } else if (streamed->collected) {
+        uint8_t *text = realloc(streamed->collected, streamed->collected_bytes + 1);
+
+        if (!text)
+            return error_set(err, ENOMEM, "take the function's response");
+        text[streamed->collected_bytes] = 0;
+        free(result->payload);
+        result->payload = text;
+        result->payload_bytes = streamed->collected_bytes;
+        streamed->collected = NULL;
+    }
+    return 0;
+}
+
+static int take_invoke_result(const Mayfly__Agent__InvokeResult *from, struct streamed *streamed,
+                              struct agent_result *ret_result, struct error *err)
+{
+    struct agent_result result;
+    int r;
+
+    if (strcmp(from->request_id, streamed->event->request_id) != 0)
+        return error_say(err, EPROTO, "the guest's agent answered another request than %s",
+                         streamed->event->request_id);
+    r = take_result(&result, (uint32_t)from->outcome, &from->payload, from->message, err);
+    if (r < 0)
+        return r;
+    r = take_streamed(streamed, &result, err);
+    if (r < 0) {
+        agent_result_done(&result);
+        return r;
+    }
+    result.duration_us = from->duration_us;
+    result.memory_peak_bytes = from->memory_peak_bytes;
+    *ret_result = result;
+    return 0;
+}
+
 int agent_client_invoke(struct agent_client *client, const struct agent_event *event,
                         uint64_t send_timeout_ms, uint64_t answer_timeout_ms,
                         struct agent_result *ret_result, struct error *err)
 {
+    /* A part's reader may wait as long as the function may run, not as long as its guest may take
+     * to say that its time is over. */
+    struct streamed streamed = {.event = event,
+                                .deadline_ns = deadline_in(event->timeout_ms < answer_timeout_ms
+                                                               ? event->timeout_ms
+                                                               : answer_timeout_ms)};
     Mayfly__Agent__AgentMessage *message;
     int r = send_invoke(client, event, deadline_in(send_timeout_ms), err);
 
     if (r == 0)
-        r = expect(client, MAYFLY__AGENT__AGENT_MESSAGE__BODY_INVOKE_RESULT,
-                   deadline_in(answer_timeout_ms), &message, err);
-    if (r < 0)
-        return r;
-    const Mayfly__Agent__InvokeResult *from = message->invoke_result;
-    if (strcmp(from->request_id, event->request_id) != 0)
-        r = error_say(err, EPROTO, "the guest's agent answered another request than %s",
-                      event->request_id);
-    else
-        r = take_result(ret_result, (uint32_t)from->outcome, &from->payload, from->message, err);
+        r = expect_streamed(client, MAYFLY__AGENT__AGENT_MESSAGE__BODY_INVOKE_RESULT,
+                            deadline_in(answer_timeout_ms), &streamed, &message, err);
     if (r == 0) {
-        ret_result->duration_us = from->duration_us;
-        ret_result->memory_peak_bytes = from->memory_peak_bytes;
+        r = take_invoke_result(message->invoke_result, &streamed, ret_result, err);
+        mayfly__agent__agent_message__free_unpacked(message, NULL);
     }
-    mayfly__agent__agent_message__free_unpacked(message, NULL);
+    free(streamed.collected);
     return r;
 }
 
@@ -487,8 +618,9 @@ int agent_client_preload(struct agent_client *client, const char *runtime, uint6
     return r;
 }
 
-int agent_client_freeze(struct agent_client *client, uint32_t settle_ms, uint64_t answer_timeout_ms,
-                        struct agent_result *ret_result, struct error *err)
+int agent_client_freeze(struct agent_client *client, uint32_t settle_ms, uint32_t hooks_timeout_ms,
+                        uint64_t answer_timeout_ms, struct agent_result *ret_result,
+                        struct error *err)
 {
     Mayfly__Agent__HostMessage message = MAYFLY__AGENT__HOST_MESSAGE__INIT;
     Mayfly__Agent__Freeze freeze = MAYFLY__AGENT__FREEZE__INIT;
@@ -496,6 +628,7 @@ int agent_client_freeze(struct agent_client *client, uint32_t settle_ms, uint64_
 
     message.body_case = MAYFLY__AGENT__HOST_MESSAGE__BODY_FREEZE;
     freeze.settle_ms = settle_ms;
+    freeze.timeout_ms = hooks_timeout_ms;
     message.freeze = &freeze;
     int r = agent_stream_send(&client->stream, &message, deadline_in(answer_timeout_ms), err);
     if (r == 0)

@@ -13,6 +13,7 @@
 
 #include "common/error.h"
 #include "package.h"
+#include "response_part.h"
 
 enum {
     AGENT_PROTOCOL_VERSION = 1,
@@ -82,9 +83,14 @@ struct agent_event {
     const char *client_context; /* these may be NULL */
     const char *identity;
     const char *trace_id;
+    const char *invoked_arn; /* NULL: the Prepare's */
     /* The guest was restored and this is the first it hears: told in one piece with the event, so
      * that no handler code runs in between. NULL otherwise. */
     const struct agent_rebirth *rebirth;
+    /* Parts of a streamed response as they come; the result's payload is then empty. NULL: they are
+     * collected, and are the payload if they are no more than a response may have. */
+    response_part_fn *on_part;
+    void *part_opaque;
 };
 
 /* What a phase came to. */
@@ -139,11 +145,13 @@ int agent_client_preload(struct agent_client *client, const char *runtime, uint6
                          struct agent_result *ret_result, struct error *err);
 
 /*
- * agent_client_freeze - before-snapshot hooks, then rest: nothing is under way when it returns, and
+ * agent_client_freeze - before-snapshot hooks, by the guest's clock within @hooks_timeout_ms (0: as
+ * in Lambda), then rest: nothing is under way when it returns, and
  * after @settle_ms, for the guest's kernel to tidy up, the guest goes to its freeze point.
  */
-int agent_client_freeze(struct agent_client *client, uint32_t settle_ms, uint64_t answer_timeout_ms,
-                        struct agent_result *ret_result, struct error *err);
+int agent_client_freeze(struct agent_client *client, uint32_t settle_ms, uint32_t hooks_timeout_ms,
+                        uint64_t answer_timeout_ms, struct agent_result *ret_result,
+                        struct error *err);
 
 /* agent_client_reborn - tell a restored guest that gets no event yet: Prepare follows. */
 int agent_client_reborn(struct agent_client *client, const struct agent_rebirth *rebirth,

@@ -36,6 +36,7 @@ struct connection {
     sqlite3 *handle;
     struct connection *next; /* of the free readers */
     int changes_before;      /* handle's total when the transaction began */
+    bool is_aside;           /* its commit counts in no generation */
     struct prepared statements[STATEMENTS_MAX];
 };
 
@@ -321,14 +322,20 @@ static int open_locks(struct database *database)
 
 int database_open(const char *path, struct database **ret_database, struct error *err)
 {
-    /* It holds environments, and so passwords; SQLite's other files take this one's mode. */
-    AUTO_FD file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    /* It holds environments, and so passwords; SQLite's other files take this one's mode. Closed
+     * before SQLite opens it: a close later would take the locks from SQLite's own descriptors, and
+     * the next process to look into the database would throw away the log that we write to. */
+    int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     struct database *database = calloc(1, sizeof(*database));
 
     if (file < 0 || !database) {
+        int code = file < 0 ? errno : ENOMEM;
+
+        fd_close_at_exit(&file);
         free(database);
-        return error_set(err, file < 0 ? errno : ENOMEM, "open the database '%s'", path);
+        return error_set(err, code, "open the database '%s'", path);
     }
+    close(file);
     database->path = strdup(path);
     int r = database->path ? open_locks(database) : -ENOMEM;
     if (r < 0)
@@ -448,9 +455,20 @@ int database_begin_write(struct database *database, struct connection **ret_conn
         pthread_mutex_unlock(&database->write_lock);
         return r;
     }
+    database->writer->is_aside = false;
     database->writer->changes_before = sqlite3_total_changes(database->writer->handle);
     *ret_connection = database->writer;
     return 0;
+}
+
+int database_begin_aside(struct database *database, struct connection **ret_connection,
+                         struct error *err)
+{
+    int r = database_begin_write(database, ret_connection, err);
+
+    if (r == 0)
+        (*ret_connection)->is_aside = true;
+    return r;
 }
 
 int database_end_write(struct connection *connection, int result, struct error *err)
@@ -464,7 +482,8 @@ int database_end_write(struct connection *connection, int result, struct error *
     /* After a full disk SQLite may have undone it all by itself. */
     if (result != 0 && !sqlite3_get_autocommit(connection->handle))
         sql_run(connection, &ignored, "ROLLBACK");
-    if (result == 0 && sqlite3_total_changes(connection->handle) != connection->changes_before)
+    if (result == 0 && !connection->is_aside &&
+        sqlite3_total_changes(connection->handle) != connection->changes_before)
         atomic_fetch_add_explicit(&database->generation, 1, memory_order_release);
     pthread_mutex_unlock(&database->write_lock);
     return result;

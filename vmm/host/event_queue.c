@@ -104,7 +104,7 @@ void event_queue_close(struct event_queue *queue)
 
 int event_begin(struct event_queue *queue, struct connection **ret_connection, struct error *err)
 {
-    int r = database_begin_write(queue->database, ret_connection, err);
+    int r = database_begin_aside(queue->database, ret_connection, err);
 
     if (r == 0) {
         queue->new_dropped = queue->new_deliveries = 0;

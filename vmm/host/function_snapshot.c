@@ -51,15 +51,20 @@ static int digest_configuration(const struct instance_function *function,
                                 char ret_hex[IMAGE_DIGEST_HEX + 1], struct error *err)
 {
     size_t n = 0;
-    AUTO_FREE const char **texts = calloc(5 + 2 * function->n_environment, sizeof(char *));
+    char memory[48];
+    AUTO_FREE const char **texts = calloc(7 + 2 * function->n_environment, sizeof(char *));
 
     if (!texts)
         return error_set(err, ENOMEM, "digest a snapshot's key");
+    snprintf(memory, sizeof(memory), "%u MiB, /tmp %u MiB", function->memory_mib,
+             function->tmp_mib);
+    texts[n++] = memory;
     texts[n++] = function->owner ? function->owner : "";
     texts[n++] = function->runtime;
     texts[n++] = function->handler ? function->handler : "";
     texts[n++] = function->name;
     texts[n++] = function->version;
+    texts[n++] = function->arn ? function->arn : "";
     for (size_t i = 0; i < function->n_environment; i++) {
         texts[n++] = function->environment[i].name;
         texts[n++] = function->environment[i].value;

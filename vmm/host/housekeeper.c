@@ -20,7 +20,6 @@ enum {
     NOTE_MS = 10000, /* how much of what was used may be forgotten by a kill */
     /* A pass looks at every snapshot: at most so much of a thread's time goes into it. */
     REST_FACTOR = 20,
-    KNOWN_MAX = 1024,
     NS_PER_MS = 1000000,
 };
 
@@ -132,49 +131,7 @@ static int collect_snapshots(struct housekeeper *housekeeper, struct snapshot_gc
     return r < 0 ? error_wrap(err, "collect snapshots") : 0;
 }
 
-/* --- what the pool knows --------------------------------------------------------------------- */
-
-/* A version of the pool's, copied: the registry may not be asked under the pool's lock. */
-struct known {
-    char tenant[FUNCTION_NAME_MAX + 1], name[FUNCTION_NAME_MAX + 1];
-    char version[VERSION_TEXT_BYTES];
-    uint64_t build_id;
-};
-
-struct known_list {
-    size_t n;
-    struct known list[KNOWN_MAX];
-};
-
-static bool note_known(void *opaque, const struct function_version *version)
-{
-    struct known_list *known = opaque;
-    struct known *one = &known->list[known->n++];
-
-    snprintf(one->tenant, sizeof(one->tenant), "%s", version->tenant);
-    snprintf(one->name, sizeof(one->name), "%s", version->function.name);
-    snprintf(one->version, sizeof(one->version), "%s", version->function.version);
-    one->build_id = version->build_id;
-    return known->n < KNOWN_MAX;
-}
-
-/* Instances of a version that was deleted: the pool is not told of those one by one. */
-static int end_unused(struct housekeeper *housekeeper, struct error *err)
-{
-    AUTO_FREE struct known_list *known = calloc(1, sizeof(*known));
-
-    if (!known)
-        return error_set(err, ENOMEM, "look after the instances");
-    instance_pool_each_version(housekeeper->options.pool, note_known, known);
-    for (size_t i = 0; i < known->n; i++) {
-        const struct known *one = &known->list[i];
-
-        if (!is_build_used(housekeeper, one->build_id))
-            instance_pool_drop_build(housekeeper->options.pool, one->tenant, one->name,
-                                     one->build_id);
-    }
-    return 0;
-}
+/* --- what is used ---------------------------------------------------------------------------- */
 
 static bool note_recent(void *opaque, const struct function_version *version)
 {
@@ -260,7 +217,7 @@ static void pass(struct housekeeper *housekeeper)
         error_wrap(&err, "collect code");
         say(housekeeper, &err);
     }
-    if (end_unused(housekeeper, &err) < 0 || collect_snapshots(housekeeper, &gc, &err) < 0)
+    if (collect_snapshots(housekeeper, &gc, &err) < 0)
         say(housekeeper, &err);
     pthread_mutex_lock(&housekeeper->lock);
     housekeeper->counts.passes++;

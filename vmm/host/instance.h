@@ -50,7 +50,8 @@ struct instance_config {
     enum vm_cpu cpu;
     bool seccomp_trap;        /* see vm_config */
     const char *cpu_template; /* common/cpu_template.h; NULL: the host's CPU */
-    uint32_t memory_mib;
+    uint32_t memory_mib;      /* of the VM: see instance_vm_memory_mib() */
+    uint32_t cpu_mib;         /* the function's: its part of the CPUs follows; 0: memory_mib */
     uint32_t vcpus;
     struct shell_pool *shells;   /* borrowed: where a restore gets its shell; NULL: it makes one */
     int interrupt_fd;            /* borrowed for life; readable means stop waiting; may be -1 */
@@ -84,7 +85,17 @@ struct instance_function {
     const struct agent_variable *environment;
     size_t n_environment;
     const struct package *package;
+    const char *arn;     /* NULL: one is made up */
+    uint32_t memory_mib; /* what its processes may take; 0: all that the VM has */
+    uint32_t tmp_mib;    /* size of /tmp, beside that; 0: half of the VM's memory, at most 512 */
 };
+
+/*
+ * instance_vm_memory_mib - the memory of a VM for a function that may take @memory_mib and has a
+ * /tmp of @tmp_mib, which lies in memory: both, and what the guest's kernel and agent need. Memory
+ * that nobody touches costs the host nothing, nor a restore any time.
+ */
+uint32_t instance_vm_memory_mib(uint32_t memory_mib, uint32_t tmp_mib);
 
 /*
  * instance_boot - decompress what is needed, start the VM, wait for its agent.

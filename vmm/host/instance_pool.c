@@ -138,7 +138,7 @@ static void to_idle_before(struct instance_pool *pool, struct pool_slot *slot,
     pool->n_idle++;
     pthread_cond_signal(&version->changed);
     if (pool->n_idle == 1)
-        pthread_cond_signal(&pool->work); /* there is something to look after again */
+        pool_keepers_expect(pool, slot->idle_since_ns);
 }
 
 void pool_slot_to_idle(struct instance_pool *pool, struct pool_slot *slot)
@@ -766,6 +766,7 @@ int instance_pool_new(const struct instance_pool_config *config, struct instance
     TAILQ_INIT(&pool->idle);
     TAILQ_INIT(&pool->doomed);
     pool->tracked_ns = clock_now_ns();
+    pool->look_ns = UINT64_MAX;
     pool->concurrency = concurrency_new();
     int r = pool->concurrency ? pool_keepers_start(pool, err)
                               : error_set(err, ENOMEM, "make the pool of instances");

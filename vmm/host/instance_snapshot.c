@@ -29,7 +29,7 @@ int instance_preload(struct instance *instance, const char *runtime, struct erro
 
     instance_tell(instance, STAGE_INIT);
     int r = agent_client_preload(instance->agent, runtime,
-                                 instance_tmp_bytes(instance->config.memory_mib), MAX_LOG_BYTES,
+                                 instance_tmp_bytes(0, instance->config.memory_mib), MAX_LOG_BYTES,
                                  instance->patience->init_ms, &result, err);
     if (r < 0)
         return instance_broken(instance, r, err);
@@ -48,8 +48,10 @@ int instance_freeze(struct instance *instance, int memory_fd, int state_fd,
     if (r < 0)
         return r;
     instance_tell(instance, STAGE_FREEZE);
-    r = agent_client_freeze(instance->agent, instance->patience->settle_ms,
-                            instance->patience->init_ms, ret_result, err);
+    /* Beside the hooks, a runtime's own part is in it: a full collection of garbage. */
+    r = agent_client_freeze(
+        instance->agent, instance->patience->settle_ms, instance->patience->init_ms,
+        2ull * instance->patience->init_ms + instance->patience->grace_ms, ret_result, err);
     if (r < 0)
         return instance_broken(instance, r, err);
     if (ret_result->outcome != OUTCOME_OK)
@@ -88,6 +90,7 @@ static int take_up(struct instance *instance, const struct instance_frozen *froz
     if (r < 0)
         return r;
     instance->is_reborn = true;
+    instance->restored_ns = clock_now_ns();
     return instance_step(instance,
                          frozen->has_function ? EVENT_RESTORED_IDLE : EVENT_RESTORED_READY, err);
 }
@@ -160,6 +163,7 @@ static int restore(struct instance *instance, const struct instance_frozen *froz
     const struct shell_shape shape = {.image = found ? found : config->image_path,
                                       .cpu_template = config->cpu_template,
                                       .memory_mib = config->memory_mib,
+                                      .cpu_mib = config->cpu_mib,
                                       .vcpus = config->vcpus};
 
     if (r == 0)

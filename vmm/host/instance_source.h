@@ -20,8 +20,9 @@ struct function_version {
     /* For the few calls that need the code: *ret_package is owned by who asked. */
     int (*open_package)(void *opaque, struct package **ret_package, struct error *err);
     void *opaque;
-    const char *image; /* its root image's name in the store; NULL: the source's */
-    uint32_t memory_mib;
+    const char *image;   /* its root image's name in the store; NULL: the source's */
+    uint32_t memory_mib; /* what its processes may take */
+    uint32_t tmp_mib;    /* size of /tmp, beside that */
     uint32_t vcpus;
     struct concurrency_limits limits;
 };
@@ -58,6 +59,7 @@ struct instance_source_config {
     const char *images_path; /* of the stores; likewise */
     const char *snapshots_path;
     struct shell_pool *shells;
+    uint32_t max_vcpus;   /* of any instance, whatever its version asks for; 0: no limit */
     uint64_t cache_bytes; /* limit of flattened memory on disk; 0: the store's default */
 };
 

@@ -105,7 +105,10 @@ static int invoke_build(struct lambda_backend *backend, const struct api_invocat
                                .request_id = invocation->request_id,
                                .event = invocation->payload,
                                .event_bytes = invocation->payload_bytes,
-                               .client_context = invocation->client_context};
+                               .client_context = invocation->client_context,
+                               .invoked_arn = invocation->invoked_arn,
+                               .on_part = invocation->on_part,
+                               .part_opaque = invocation->opaque};
     observer_begin(backend->options.observer, &seen, invocation, &event);
     r = dispatcher_invoke(backend->options.dispatcher, &event, ret_result, err);
     observer_end(&seen, r, ret_result, err, ret_tail);

@@ -30,6 +30,7 @@
 #include "readiness.h"
 #include "run_directory.h"
 #include "runtime_images.h"
+#include "service_notify.h"
 #include "state_lock.h"
 
 enum {
@@ -307,8 +308,11 @@ static void record_dropped(void *opaque, const char *request_id, const char *tex
 
 static int start_store(struct daemon *daemon, struct error *err)
 {
-    const struct registry_options options = {
-        .state = daemon->state, .check_runtime = check_runtime, .opaque = daemon};
+    const struct registry_options options = {.state = daemon->state,
+                                             .check_runtime = check_runtime,
+                                             .region = region_of(daemon),
+                                             .opaque = daemon,
+                                             .is_sole = true};
     const struct config_events none = {0};
     const struct config_events *events =
         daemon->config && daemon->config->events ? daemon->config->events : &none;
@@ -658,9 +662,12 @@ int main(int argc, char **argv)
     r = start(&daemon, &err);
     if (r == 0) {
         say_ready(&daemon);
+        if (service_notify("READY=1") < 0)
+            log_line("warning", "", "the service manager cannot be told that mayflyd is ready");
         while (sigwait(&signals, &number) == 0 && number == SIGHUP)
             daemon_log_reopen(the_log);
         log_line("info", "", "ending");
+        (void)service_notify("STOPPING=1");
     } else {
         log_line("error", "", err.text);
     }

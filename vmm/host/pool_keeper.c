@@ -276,6 +276,14 @@ static uint64_t keep(struct instance_pool *pool)
     return earlier(at_ns, next_expiry_ns(pool));
 }
 
+void pool_keepers_expect(struct instance_pool *pool, uint64_t now_ns)
+{
+    uint64_t due_ns = now_ns + earlier(SWEEP_MS * (uint64_t)NS_PER_MS, keep_alive_ns(pool));
+
+    if (pool->look_ns > due_ns)
+        pthread_cond_signal(&pool->work);
+}
+
 static void *keeper_main(void *opaque)
 {
     struct instance_pool *pool = opaque;
@@ -284,8 +292,11 @@ static void *keeper_main(void *opaque)
     while (!pool->is_ending || !TAILQ_EMPTY(&pool->doomed)) {
         uint64_t at_ns = keep(pool);
 
-        if (at_ns > 0 && !pool->is_ending)
+        if (at_ns > 0 && !pool->is_ending) {
+            pool->look_ns = at_ns;
             pool_cond_wait(&pool->work, &pool->lock, at_ns);
+            pool->look_ns = UINT64_MAX; /* the others may wait for longer */
+        }
     }
     pthread_mutex_unlock(&pool->lock);
     return NULL;

@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "images/image_file.h"
+#include "registry_cache.h"
 #include "registry_internal.h"
 #include "runtime_images.h"
 
@@ -93,7 +94,11 @@ int registry_open(const struct registry_options *options, struct registry **ret_
     registry->now_ms = options->now_ms ? options->now_ms : wall_clock_ms;
     registry->check_runtime = options->check_runtime;
     registry->opaque = options->opaque;
-    int r = copy_runtimes(registry, options->runtimes, err);
+    registry->region = strdup(options->region ? options->region : "us-east-1");
+    if (options->is_sole) /* without it, every lookup is one in the database */
+        registry->cache = registry_cache_new();
+    int r = registry->region ? copy_runtimes(registry, options->runtimes, err)
+                             : error_set(err, ENOMEM, "open the registry");
     if (r == 0)
         r = open_parts(registry, options->state, err);
     if (r == 0)
@@ -110,10 +115,12 @@ void registry_close(struct registry *registry)
 {
     if (!registry)
         return;
+    registry_cache_free(registry->cache);
     database_close(registry->database);
     code_store_close(registry->code);
     for (size_t i = 0; i < RUNTIMES_MAX; i++)
         free(registry->runtimes[i]);
+    free(registry->region);
     free(registry);
 }
 
@@ -130,6 +137,11 @@ struct code_store *registry_code_store(struct registry *registry)
 uint64_t registry_identity(const struct registry *registry)
 {
     return registry->identity;
+}
+
+const char *registry_region(const struct registry *registry)
+{
+    return registry->region;
 }
 
 uint64_t registry_generation(const struct registry *registry)
@@ -279,8 +291,8 @@ static void read_tenant(sqlite3_stmt *row, struct tenant *tenant)
     snprintf(tenant->account_id, sizeof(tenant->account_id), "%s", column_text(row, 1));
 }
 
-int registry_get_tenant(struct registry *registry, const char *name, struct tenant *ret_tenant,
-                        struct error *err)
+static int get_tenant(struct registry *registry, const char *name, struct tenant *ret_tenant,
+                      struct error *err)
 {
     struct connection *connection;
     sqlite3_stmt *row;
@@ -300,4 +312,18 @@ int registry_get_tenant(struct registry *registry, const char *name, struct tena
         r = error_say(err, ENOENT, "there is no tenant '%s'", name);
     database_end_read(connection);
     return r < 0 ? r : 0;
+}
+
+int registry_get_tenant(struct registry *registry, const char *name, struct tenant *ret_tenant,
+                        struct error *err)
+{
+    uint64_t generation = registry_generation(registry);
+
+    if (registry->cache &&
+        registry_cache_find_tenant(registry->cache, name, generation, ret_tenant))
+        return 0;
+    int r = get_tenant(registry, name, ret_tenant, err);
+    if (r == 0 && registry->cache)
+        registry_cache_keep_tenant(registry->cache, generation, ret_tenant);
+    return r;
 }

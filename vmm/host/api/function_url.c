@@ -16,6 +16,7 @@
 #include <time.h>
 
 #include "common/fd.h"
+#include "function_url_stream.h"
 #include "invoke.h"
 
 enum { ID_LEN = URL_ID_BYTES - 1 };
@@ -166,42 +167,63 @@ static void add_headers(struct http_response *to, const struct http_response *fr
     }
 }
 
-static void run(struct api_turn *turn, const struct function *function, const char *event)
+/* A whole result, which is the response. */
+static void reply_whole(struct api_turn *turn, const struct api_invocation_result *result)
 {
+    const char *payload = (const char *)result->payload;
+    struct http_response answer = {.status = 0};
+
+    if (result->error != API_NO_ERROR && function_url_is_timeout(payload, result->payload_bytes)) {
+        reply_message(turn, 504, "Gateway Timeout");
+        return;
+    }
+    if (result->error != API_NO_ERROR ||
+        function_url_response(payload, result->payload_bytes, &answer) < 0) {
+        http_response_done(&answer);
+        reply_message(turn, 502, "Internal Server Error");
+        return;
+    }
+    /* Those of the CORS configuration are there already, and stand. */
+    turn->response->status = answer.status;
+    turn->response->body = answer.body;
+    turn->response->body_bytes = answer.body_bytes;
+    answer.body = NULL;
+    add_headers(turn->response, &answer);
+    http_response_done(&answer);
+}
+
+static void run(struct api_turn *turn, const struct function *function, const char *event,
+                const struct function_url *url)
+{
+    char arn[API_ARN_BYTES];
+    struct url_stream stream;
     struct invoke_trace trace;
     struct api_invocation invocation = {.function = function,
                                         .request_id = turn->request_id,
                                         .payload = event,
                                         .payload_bytes = strlen(event),
+                                        .invoked_arn = arn,
                                         .trace_id = trace.amzn};
     struct api_invocation_result result;
-    struct http_response answer = {.status = 0};
     struct error err;
 
+    api_function_arn(turn->api, turn->account_id, url->function, url->qualifier, arn);
     invoke_read_trace(turn, &trace);
     invocation.traceparent = trace.traceparent[0] ? trace.traceparent : NULL;
+    url_stream_init(&stream, turn);
+    if (url->mode == URL_RESPONSE_STREAM) {
+        invocation.on_part = url_stream_part;
+        invocation.opaque = &stream;
+    }
     int r = invoke_run(turn, &invocation, &result, &err);
-    if (r < 0) {
-        fail(turn, r, &err);
-        return;
-    }
-    if (result.error != API_NO_ERROR &&
-        function_url_is_timeout((const char *)result.payload, result.payload_bytes)) {
-        reply_message(turn, 504, "Gateway Timeout");
-    } else if (result.error != API_NO_ERROR ||
-               function_url_response((const char *)result.payload, result.payload_bytes, &answer) <
-                   0) {
-        http_response_done(&answer);
+    if (stream.has_parts)
+        r = url_stream_end(&stream, r == 0 && result.error == API_NO_ERROR);
+    if (stream.has_parts && r == -EBADMSG) /* not even a head came of it */
         reply_message(turn, 502, "Internal Server Error");
-    } else {
-        /* Those of the CORS configuration are there already, and stand. */
-        turn->response->status = answer.status;
-        turn->response->body = answer.body;
-        turn->response->body_bytes = answer.body_bytes;
-        answer.body = NULL;
-        add_headers(turn->response, &answer);
-        http_response_done(&answer);
-    }
+    else if (!stream.has_parts && r < 0)
+        fail(turn, r, &err);
+    else if (!stream.has_parts)
+        reply_whole(turn, &result);
     free(result.payload);
 }
 
@@ -227,6 +249,6 @@ void handle_function_url(struct api_turn *turn)
     if (r < 0)
         fail(turn, r, &err);
     else
-        run(turn, function, event);
+        run(turn, function, event, &url);
     function_free(function);
 }

@@ -36,6 +36,12 @@ bool function_url_is_timeout(const char *payload, size_t len_bytes);
 int function_url_response(const char *payload, size_t len_bytes, struct http_response *response);
 
 /*
+ * function_url_head - status, headers and cookies of a streamed response from its prelude, a JSON
+ * object (statusCode: 200 if it has none). -EBADMSG as above.
+ */
+int function_url_head(const char *prelude, size_t len_bytes, struct http_response *response);
+
+/*
  * function_url_cors - headers for a cross-origin request, by the URL's configuration (@cors: its
  * JSON or ""). Returns 1 if the request is a preflight, answered hereby; else 0.
  */

@@ -277,7 +277,8 @@ static bool has_header(const struct http_response *response, const char *name)
     return false;
 }
 
-static int take_formatted(json_t *object, struct http_response *response)
+/* Status, headers and cookies. */
+static int take_head(json_t *object, const char *default_type, struct http_response *response)
 {
     json_t *status = json_object_get(object, "statusCode"), *each;
     const char *name;
@@ -296,8 +297,29 @@ static int take_formatted(json_t *object, struct http_response *response)
             (void)http_response_header(response, "Set-Cookie", json_string_value(each));
     }
     if (!has_header(response, "content-type"))
-        (void)http_response_header(response, "Content-Type", "application/json");
-    return take_body(object, response);
+        (void)http_response_header(response, "Content-Type", default_type);
+    return 0;
+}
+
+static int take_formatted(json_t *object, struct http_response *response)
+{
+    int r = take_head(object, "application/json", response);
+
+    return r < 0 ? r : take_body(object, response);
+}
+
+int function_url_head(const char *prelude, size_t len_bytes, struct http_response *response)
+{
+    json_t *object = json_loadb(prelude, len_bytes, 0, NULL);
+    int r = -EBADMSG;
+
+    if (json_is_object(object)) {
+        if (!json_object_get(object, "statusCode"))
+            set(object, "statusCode", json_integer(200));
+        r = take_head(object, "application/octet-stream", response);
+    }
+    json_decref(object);
+    return r;
 }
 
 /* No statusCode: the value itself is the body, as the function wrote it. */

@@ -6,12 +6,17 @@
 #include <string.h>
 #include <strings.h>
 
+#include "common/clock.h"
 #include "common/fd.h"
 #include "eventstream.h"
 #include "host/json_check.h"
 #include "invoke.h"
 
-enum { CLIENT_CONTEXT_BYTES = 3583, LOG_BASE64_BYTES = API_LOG_TAIL_BYTES / 3 * 4 + 8 };
+enum {
+    CLIENT_CONTEXT_BYTES = 3583,
+    LOG_BASE64_BYTES = API_LOG_TAIL_BYTES / 3 * 4 + 8,
+    END_MS = 60000, /* for a client to take what is left once the function has ended */
+};
 
 enum invocation_type { REQUEST_RESPONSE, EVENT, DRY_RUN };
 
@@ -24,6 +29,7 @@ struct invoke_input {
     const char *client_context_base64;
     const char *trace_id, *traceparent; /* the latter may be NULL; into the next */
     struct invoke_trace trace;
+    char arn[API_ARN_BYTES]; /* that was invoked */
     const void *payload;
     size_t payload_bytes;
 };
@@ -100,6 +106,8 @@ static int read_input(struct api_turn *turn, bool is_stream, struct invoke_input
         return api_fail(turn, API_INVALID_CONTENT, "Could not parse request body into json: %s",
                         err.text);
     }
+    api_function_arn(turn->api, turn->account_id, input->target.key.name,
+                     input->target.key.qualifier, input->arn);
     invoke_read_trace(turn, &input->trace);
     input->trace_id = input->trace.amzn;
     input->traceparent = input->trace.traceparent[0] ? input->trace.traceparent : NULL;
@@ -173,6 +181,7 @@ static void invocation_of(const struct api_turn *turn, const struct invoke_input
                                    .client_context = input->client_context,
                                    .trace_id = input->trace_id,
                                    .traceparent = input->traceparent,
+                                   .invoked_arn = input->arn,
                                    .wants_log = input->wants_log};
 }
 
@@ -302,6 +311,8 @@ struct stream {
     struct api_turn *turn;
     const struct function *function;
     struct stream_pipe *pipe; /* NULL before the first part */
+    uint64_t deadline_ns;     /* of what is being written */
+    bool is_torn;             /* a write failed: what the client has is no whole stream */
 };
 
 /* The head goes out with the first part: until then a failure still is a status. */
@@ -331,14 +342,17 @@ static int write_frame(struct stream *stream, const char *type, const char *cont
     size_t frame_len = 0;
     int r = eventstream_frame(type, content_type, data, len, &frame, &frame_len);
 
-    return r < 0 ? r : stream_pipe_write(stream->pipe, frame, frame_len);
+    return r < 0 ? r : stream_pipe_write(stream->pipe, frame, frame_len, stream->deadline_ns);
 }
 
-static int write_part(void *opaque, const void *data, size_t len)
+static int write_part(void *opaque, const struct response_part *part)
 {
     struct stream *stream = opaque;
-    const uint8_t *from = data;
+    const uint8_t *from = part->data;
+    size_t len = part->len_bytes;
     int r = stream->pipe ? 0 : stream_begin(stream);
+
+    stream->deadline_ns = part->deadline_ns;
 
     while (r == 0 && len > 0) {
         size_t n = len < EVENTSTREAM_PAYLOAD_MAX ? len : EVENTSTREAM_PAYLOAD_MAX;
@@ -347,6 +361,7 @@ static int write_part(void *opaque, const void *data, size_t len)
         from += n;
         len -= n;
     }
+    stream->is_torn = stream->is_torn || r < 0;
     return r;
 }
 
@@ -376,7 +391,7 @@ static int write_end(struct stream *stream, const struct api_invocation_result *
 static void run_stream(struct api_turn *turn, const struct invoke_input *input,
                        const struct function *function)
 {
-    struct stream stream = {turn, function, NULL};
+    struct stream stream = {.turn = turn, .function = function};
     struct api_invocation_result result;
     struct api_invocation invocation;
     struct error err;
@@ -391,8 +406,14 @@ static void run_stream(struct api_turn *turn, const struct invoke_input *input,
     }
     if (r == 0 && !stream.pipe)
         r = stream_begin(&stream);
+    stream.deadline_ns = clock_now_ns() + END_MS * 1000000ull;
+    const struct response_part rest = {.data = result.payload,
+                                       .len_bytes = result.payload_bytes,
+                                       .deadline_ns = stream.deadline_ns};
+    if (r == 0 && stream.is_torn)
+        r = -EPIPE;
     if (r == 0 && result.error == API_NO_ERROR)
-        r = write_part(&stream, result.payload, result.payload_bytes);
+        r = write_part(&stream, &rest);
     if (r == 0)
         r = write_end(&stream, &result, input->wants_log);
     free(result.payload);

@@ -9,10 +9,11 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "api_internal.h"
 
-enum { PIPE_BYTES = 256 << 10 };
+enum { PIPE_BYTES = 256 << 10, NS_PER_S = 1000000000 };
 
 struct stream_pipe {
     pthread_mutex_t lock; /* of all below but wake */
@@ -29,13 +30,17 @@ struct stream_pipe {
 int stream_pipe_new(struct stream_pipe **ret_pipe)
 {
     struct stream_pipe *pipe = malloc(sizeof(*pipe));
+    pthread_condattr_t monotonic;
 
     if (!pipe)
         return -ENOMEM;
     memset(pipe, 0, offsetof(struct stream_pipe, data));
     pthread_mutex_init(&pipe->lock, NULL);
     pthread_mutex_init(&pipe->wake_lock, NULL);
-    pthread_cond_init(&pipe->room, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&pipe->room, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     pipe->n_references = 2;
     *ret_pipe = pipe;
     return 0;
@@ -63,17 +68,22 @@ static void wake_reader(struct stream_pipe *pipe)
     pthread_mutex_unlock(&pipe->wake_lock);
 }
 
-int stream_pipe_write(struct stream_pipe *pipe, const void *data, size_t len_bytes)
+int stream_pipe_write(struct stream_pipe *pipe, const void *data, size_t len_bytes,
+                      uint64_t deadline_ns)
 {
+    const struct timespec until = {.tv_sec = (time_t)(deadline_ns / NS_PER_S),
+                                   .tv_nsec = (long)(deadline_ns % NS_PER_S)};
     const uint8_t *from = data;
+    int r = 0;
 
     while (len_bytes > 0) {
         pthread_mutex_lock(&pipe->lock);
-        while (pipe->used == PIPE_BYTES && !pipe->is_closed)
-            pthread_cond_wait(&pipe->room, &pipe->lock);
-        if (pipe->is_closed) {
+        while (r == 0 && pipe->used == PIPE_BYTES && !pipe->is_closed)
+            r = -pthread_cond_timedwait(&pipe->room, &pipe->lock, &until);
+        if (pipe->is_closed || pipe->used == PIPE_BYTES) {
+            r = pipe->is_closed ? -EPIPE : r;
             pthread_mutex_unlock(&pipe->lock);
-            return -EPIPE;
+            return r;
         }
         size_t at = (pipe->first + pipe->used) % PIPE_BYTES;
         size_t n = PIPE_BYTES - pipe->used;
