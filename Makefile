@@ -49,7 +49,7 @@ BENCHES    := $(patsubst tests/bench/%.c,%,$(wildcard tests/bench/bench_*.c))
 MAKEFLAGS += -j$(shell nproc)
 
 .PHONY: all help deps build assets run test test-unit test-integration bench fuzz format check-format \
-	clean distclean
+	install install-assets uninstall clean distclean
 .DEFAULT_GOAL := all
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -143,9 +143,23 @@ $(O)/agent/%.o: %.c | $(GEN_C)
 assets: build ## build the guest kernel and the root images (cached by content)
 	@scripts/build-assets.sh $(BUILD) $(STATE)
 
-run: deps ## run a real function in a microVM and show where the time went
+run: deps ## start mayflyd, deploy the example, invoke it cold, restored and warm
 	@$(MAKE) --no-print-directory assets
-	@scripts/run-example.sh $(BUILD) $(STATE)
+	@python3 scripts/run-example.py $(BUILD) $(STATE)
+
+# --- installing ----------------------------------------------------------------------------------
+PREFIX     := /usr/local
+SYSCONFDIR := /etc/mayfly
+STATEDIR   := /var/lib/mayfly
+UNITDIR    := /lib/systemd/system
+export DESTDIR PREFIX SYSCONFDIR STATEDIR UNITDIR
+
+install: build ## install programs, service, completion: PREFIX=/usr/local DESTDIR=
+	@scripts/install.sh install $(BUILD)
+install-assets: build ## guest kernel and root images into STATEDIR=/var/lib/mayfly
+	@scripts/build-assets.sh $(BUILD) $(DESTDIR)$(STATEDIR)
+uninstall: ## remove what `make install` installed; configuration and state stay
+	@scripts/install.sh uninstall $(BUILD)
 
 # --- tests --------------------------------------------------------------------------------------
 test: deps ## build and pass every test

@@ -26,6 +26,11 @@ echo "== restore"
 "$build/bin/mayfly" bench restore --count "${COUNT:-50}" --alive "${ALIVE:-100}" \
     --state "$state" --json "$out/restore.json" --plot "$out/restore.svg"
 
+echo "== invocations"
+# Registries up to 10,000 functions are made for it, each function flushed: about a minute.
+"$build/bin/mayfly" bench invoke --count "${COUNT:-50}" --burst "${BURST:-50}" \
+    --state "$state" --json "$out/invoke.json" --plot "$out/invoke.svg"
+
 echo "== jail and filters of system calls"
 "$build/bin/bench_jail" "$state" "$build/bin/mayfly-vmm" 50 "$out/jail.json"
 

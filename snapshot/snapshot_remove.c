@@ -185,6 +185,8 @@ struct collection {
     struct snapshot_store *store;
     struct forest forest; /* marked: needed */
     struct snapshot_gc *gc;
+    snapshot_wanted *wanted; /* NULL: all that have a name are */
+    void *opaque;
 };
 
 /* Marks what @name stands for. A name of nothing goes. */
@@ -195,7 +197,11 @@ static int mark_named(void *opaque, const char *name, const char *id, struct err
     size_t i = forest_find(forest, id);
 
     if (i < forest->n) {
-        forest->marked[i] = true;
+        const struct snapshot_info *info = &forest->items[i];
+
+        /* Of one that is damaged nobody can say: it stays, and is spoken of below. */
+        if (info->problem[0] || !collection->wanted || collection->wanted(collection->opaque, info))
+            forest->marked[i] = true;
         return 0;
     }
     if (id[0] == '\0')
@@ -273,8 +279,14 @@ static int sweep_snapshot(void *opaque, const char *id, struct error *err)
 
 int snapshot_store_gc(struct snapshot_store *store, struct snapshot_gc *ret_gc, struct error *err)
 {
+    return snapshot_store_collect(store, NULL, NULL, ret_gc, err);
+}
+
+int snapshot_store_collect(struct snapshot_store *store, snapshot_wanted *wanted, void *opaque,
+                           struct snapshot_gc *ret_gc, struct error *err)
+{
     struct snapshot_gc gc = {0};
-    struct collection collection = {.store = store, .gc = &gc};
+    struct collection collection = {.store = store, .gc = &gc, .wanted = wanted, .opaque = opaque};
     AUTO_FD lock = -1;
     int r = snapshot_store_lock(store, &lock, err);
 

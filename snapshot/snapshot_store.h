@@ -156,6 +156,15 @@ struct snapshot_gc {
 };
 
 /*
+ * snapshot_store_collect - as snapshot_store_gc(), and of the named snapshots those that @wanted
+ * says no of, unless a wanted one is below them. It is asked under the store's lock, about what is
+ * there by then: it must not call into a store.
+ */
+typedef bool snapshot_wanted(void *opaque, const struct snapshot_info *info);
+int snapshot_store_collect(struct snapshot_store *store, snapshot_wanted *wanted, void *opaque,
+                           struct snapshot_gc *ret_gc, struct error *err);
+
+/*
  * snapshot_store_gc - remove what nobody can use, what killed processes left behind, and what the
  * cache has over its limit. -EBADMSG if a named snapshot is damaged: then what it needs is not
  * known, and no snapshot is removed.

@@ -44,9 +44,11 @@ def make_zip(path, source=APP):
 class Daemon:
     """mayflyd with a state directory of its own, which shares the images of the others.
 
-    @snapshots: those too, so that no runtime has to be booted again for it."""
+    @snapshots: those too, so that no runtime has to be booted again for it. @log: the file that
+    its configuration has it log to."""
 
-    def __init__(self, name, images=True, config=None, snapshots=False):
+    def __init__(self, name, images=True, config=None, snapshots=False, log=None):
+        self.log = log
         self.state = os.path.join(work, name)
         os.makedirs(self.state, exist_ok=True)
         for part in ["images"] * images + ["snapshots"] * snapshots:
@@ -64,7 +66,7 @@ class Daemon:
     def start(self):
         self.process = subprocess.Popen([MAYFLYD, *self.arguments], stderr=subprocess.PIPE, text=True)
         self.lines = []
-        for line in self.process.stderr:
+        for line in self.said():
             self.lines.append(line)
             if "ready:" in line:
                 break
@@ -72,6 +74,23 @@ class Daemon:
         port = self.lines[-1].split("(port ")[1].split(")")[0]
         self.endpoint = f"http://127.0.0.1:{port}"
         self.port = int(port)
+
+    def said(self):
+        """Its log, as it comes, until it ends."""
+        if not self.log:
+            for line in self.process.stderr: # "yield from" would close it
+                yield line
+            return
+        while not os.path.exists(self.log) and self.process.poll() is None:
+            time.sleep(0.02)
+        with open(self.log, encoding="utf-8") as file:
+            while self.process.poll() is None:
+                line = file.readline()
+                if line.endswith("\n"):
+                    yield line
+                else:
+                    file.seek(file.tell() - len(line.encode()))
+                    time.sleep(0.02)
 
     def stop(self, number=signal.SIGTERM):
         self.process.send_signal(number)

@@ -66,6 +66,7 @@ static struct function_version version_of(json_t *command)
         .open_package = open_code,
         .opaque = command,
         .memory_mib = 128,
+        .tmp_mib = 512,
         .vcpus = 1,
         .limits = {.reserved = (int32_t)number_of(command, "reserved", CONCURRENCY_UNRESERVED),
                    .unreserved = (uint32_t)number_of(command, "unreserved", 1000)}};

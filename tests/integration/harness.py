@@ -8,8 +8,8 @@ import sys
 import time
 import traceback
 
-BUILD = os.environ.get("MAYFLY_BUILD", "build")
-STATE = os.environ.get("MAYFLY_STATE", os.path.join(BUILD, "state"))
+BUILD = os.path.abspath(os.environ.get("MAYFLY_BUILD", "build"))
+STATE = os.path.abspath(os.environ.get("MAYFLY_STATE", os.path.join(BUILD, "state")))
 MAYFLY = os.path.join(BUILD, "bin", "mayfly")
 
 

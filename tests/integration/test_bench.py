@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""mayfly bench restore measures and reports; how fast is nobody's failure here."""
+"""mayfly bench measures and reports; how fast is nobody's failure here."""
 
 import json
 import os
@@ -67,6 +67,46 @@ def json_alone_on_stdout():
     assert not any(name.startswith(("burst", "alive")) for name in names), names
 
 
+INVOKE_TIMES = ["warm.total", "warm.host", "warm.cpu", "dry.host", "dry.cpu", "dry.host_cold",
+                "dry.cpu_cold", "restored.total", "restored.host", "restored.acquire", "get.10",
+                "list.10", "burst.warm_before", "burst.all_results"]
+
+
+def invoke(*arguments, **options):
+    return mayfly("bench", "invoke", "--state", STATE, *arguments, **options)
+
+
+def invocations_are_measured_and_drawn():
+    need_kvm()
+    file, plot = os.path.join(work, "i.json"), os.path.join(work, "i.svg")
+    drawn, wrk = shutil.which("gnuplot") is not None, shutil.which("wrk") is not None
+    done = invoke("--count", "3", "--seconds", "3" if wrk else "0", "--functions", "10", "--burst", "2",
+                  "--bursts", "1", "--json", file, *(["--plot", plot] if drawn else []))
+    assert done.returncode == 0, done.stderr
+    with open(file, encoding="utf-8") as stream:
+        result = json.load(stream)
+    figures = {f["name"]: f for f in result["figures"]}
+    for name in INVOKE_TIMES + (["dry.signed", "dry.unsigned"] if wrk else []) + ["rss", "rss.10"]:
+        figure = figures[name]
+        assert 0 < figure["p50"] <= figure["p99"] <= figure["max"], figure
+        assert name in done.stdout, done.stdout
+    assert "get.1000" not in figures
+    # The parts of an invocation are parts of it.
+    assert figures["warm.host"]["p50"] < figures["warm.total"]["p50"]
+    assert figures["restored.host"]["p50"] < figures["restored.total"]["p50"]
+    asked = {limit["what"]: limit for limit in result["limits"]}
+    assert any(what.startswith("warm p99 beside a burst") for what in asked), asked
+    if drawn:
+        root = xml.etree.ElementTree.parse(plot).getroot()
+        assert root.tag.endswith("svg") and "warm, without the guest" in "".join(root.itertext())
+    assert not [name for name in os.listdir(STATE) if name.startswith("bench-")], "it left its state"
+
+
+def wrk_is_asked_for_at_once():
+    done = invoke("--seconds", "1", timeout=60, env={"PATH": os.path.join(work, "empty")})
+    assert done.returncode == 3 and "apt-get install wrk" in done.stderr, done.stderr
+
+
 def what_cannot_be_written_is_said_at_once():
     done = bench("--json", os.path.join(work, "none", "f.json"), timeout=60)
     assert done.returncode == 3 and "none/f.json" in done.stderr, done.stderr
@@ -96,6 +136,7 @@ def nothing_is_left_behind():
 if __name__ == "__main__":
     try:
         suite.main(after=[everything_is_measured_and_drawn, json_alone_on_stdout,
+                          invocations_are_measured_and_drawn, wrk_is_asked_for_at_once,
                           what_cannot_be_written_is_said_at_once,
                           too_many_clones_for_the_limits_are_refused, nothing_is_left_behind])
     finally:

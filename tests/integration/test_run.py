@@ -147,6 +147,29 @@ def handler(event, context):
 
 
 @suite.case
+def tmp_lies_beside_the_memory():
+    need_kvm()
+    function = write_function(os.path.join(work, "tmp"), """
+import os
+def handler(event, context):
+    with open("/tmp/file", "wb") as file:
+        for _ in range(event["mib"]):
+            file.write(bytes(1 << 20))
+    stat = os.statvfs("/tmp")
+    return [stat.f_blocks * stat.f_frsize >> 20, (stat.f_blocks - stat.f_bfree) * stat.f_frsize >> 20]
+""")
+
+    def write(mib):
+        result = result_of(mayfly("run", function, "--handler", "app.handler", "--json", "--timeout", "300",
+                                  "--event", json.dumps({"mib": mib}), "--state", STATE))
+        assert result["result"] == [512, mib], result
+        return result["memory_bytes"]["peak"]
+
+    least = write(0)
+    assert write(12) < least + (6 << 20), "what lies in /tmp counts as the function's memory"
+
+
+@suite.case
 def handler_that_prints_100_mb():
     done = run("prints", """
 import os

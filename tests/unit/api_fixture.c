@@ -83,8 +83,11 @@ static int invoke(void *opaque, const struct api_invocation *invocation,
     }
     json_decref(inner);
     const char *what = json_string_value(json_object_get(event, "do"));
+    const json_t *parameters = json_object_get(event, "queryStringParameters");
     int r = 0;
 
+    if (!what) /* of a URL: …?do= */
+        what = json_string_value(json_object_get(parameters, "do"));
     (void)opaque;
     copy(fixture_seen.name, sizeof(fixture_seen.name), invocation->function->name);
     copy(fixture_seen.version, sizeof(fixture_seen.version), invocation->function->version_text);
@@ -96,6 +99,9 @@ static int invoke(void *opaque, const struct api_invocation *invocation,
     snprintf(fixture_seen.payload, sizeof(fixture_seen.payload), "%.*s",
              (int)invocation->payload_bytes, (const char *)invocation->payload);
     fixture_seen.count++;
+    ret_result->start = "restored";
+    ret_result->acquire_us = 1250;
+    ret_result->guest_us = 20007;
     if (invocation->wants_log) {
         memcpy(ret_result->log_tail, "START\nREPORT\n", 13);
         ret_result->log_tail_bytes = 13;
@@ -109,6 +115,12 @@ static int invoke(void *opaque, const struct api_invocation *invocation,
     } else if (what && strcmp(what, "raise") == 0) {
         ret_result->error = API_ERROR_UNHANDLED;
         r = answer(ret_result, "{\"errorMessage\":\"x\",\"errorType\":\"ValueError\"}");
+    } else if (what && strcmp(what, "timeout") == 0) {
+        ret_result->error = API_ERROR_UNHANDLED;
+        r = answer(ret_result, "{\"errorMessage\":\"x\",\"errorType\":\"Sandbox.Timedout\"}");
+    } else if (what && strcmp(what, "cors") == 0) {
+        r = answer(ret_result, "{\"statusCode\":200,\"headers\":{\"access-control-allow-origin\":"
+                               "\"https://own.example\",\"X-A\":\"1\"}}");
     } else if (what && strcmp(what, "stream") == 0 && invocation->on_part) {
         r = stream_parts(invocation, event, ret_result);
     } else if (what && strcmp(what, "http") == 0) {
@@ -121,22 +133,23 @@ static int invoke(void *opaque, const struct api_invocation *invocation,
     return r;
 }
 
-static int metrics(void *opaque, char **ret_text)
+static int metrics(void *opaque, const char *tenant, char **ret_text)
 {
     (void)opaque;
-    *ret_text = strdup("mayfly_up 1\n");
-    return *ret_text ? 0 : -ENOMEM;
+    return asprintf(ret_text, "mayfly_up{tenant=\"%s\"} 1\n", tenant ? tenant : "") < 0 ? -ENOMEM
+                                                                                        : 0;
 }
 
-static bool is_ready(void *opaque, const char **ret_why)
+static void readiness(void *opaque, struct api_readiness *ret_readiness)
 {
     (void)opaque;
-    *ret_why = "warming up\n";
-    return fixture_seen.count >= 0;
+    ret_readiness->n = 0;
+    if (fixture_seen.is_unready)
+        strcpy(ret_readiness->reasons[ret_readiness->n++], "warming up");
 }
 
 static const struct api_backend backend = {
-    .invoke = invoke, .metrics = metrics, .is_ready = is_ready};
+    .invoke = invoke, .metrics = metrics, .readiness = readiness};
 
 int api_fixture_set_up(void **state)
 {
@@ -151,12 +164,17 @@ int api_fixture_set_up(void **state)
     fixture_expect(event_queue_open(registry_database(fixture->store.registry), &queue_options,
                                     &fixture->queue, &err),
                    0, &err, "");
+    char logs_path[128];
+    snprintf(logs_path, sizeof(logs_path), "%s/logs", fixture->store.state);
+    const struct log_store_options logs = {.path = logs_path};
+    fixture_expect(log_store_open(&logs, &fixture->logs, &err), 0, &err, "");
     struct api_options options = {.registry = fixture->store.registry,
                                   .queue = fixture->queue,
                                   .backend = &backend,
                                   .keys = keys,
                                   .n_keys = 2,
                                   .default_tenant = "alice",
+                                  .logs = fixture->logs,
                                   .now_s = api_now_s};
     fixture_expect(api_new(&options, &fixture->api, &err), 0, &err, "");
     snprintf(fixture->socket_path, sizeof(fixture->socket_path), "%s/api.sock",
@@ -177,8 +195,10 @@ int api_fixture_tear_down(void **state)
     struct api_fixture *fixture = *state;
 
     close(fixture->fd);
+    log_store_end_followers(fixture->logs);
     http_server_stop(fixture->server);
     api_free(fixture->api);
+    log_store_close(fixture->logs);
     event_queue_close(fixture->queue);
     fixture_close(&fixture->store);
     free(fixture);

@@ -5,12 +5,14 @@
 #include <jansson.h>
 
 #include "host/api/api.h"
+#include "host/log_store.h"
 #include "http_client.h"
 #include "registry_fixture.h"
 
 struct api_fixture {
     struct registry_fixture store;
     struct event_queue *queue;
+    struct log_store *logs;
     struct api *api;
     struct http_server *server;
     char socket_path[96];
@@ -23,6 +25,7 @@ struct seen_invocation {
     char trace_id[128], invoked_arn[256], payload[8192];
     size_t payload_bytes;
     int count;
+    bool is_unready;
 };
 
 extern struct seen_invocation fixture_seen;

@@ -189,6 +189,13 @@ static void test_allowed_networks(void **state)
     for (size_t i = 0; i < ARRAY_LEN(bad); i++)
         if (!refusal_of(bad[i], allowed, ARRAY_LEN(allowed)))
             fail_msg("%s is not refused", bad[i]);
+    const struct network as_mapped = parse("::ffff:10.0.0.0/104");
+    assert_null(refusal_of("10.255.0.1", &as_mapped, 1));
+    assert_null(refusal_of("::ffff:10.255.0.1", &as_mapped, 1));
+    assert_non_null(refusal_of("192.168.0.1", &as_mapped, 1));
+    const struct network every_v6 = parse("::/0");
+    assert_null(refusal_of("::1", &every_v6, 1));
+    assert_non_null(refusal_of("::ffff:127.0.0.1", &every_v6, 1));
     const struct network all = parse("0.0.0.0/0");
     assert_null(refusal_of("127.0.0.1", &all, 1));
     assert_non_null(refusal_of("::1", &all, 1));

@@ -382,15 +382,6 @@ static void test_paths(void **state)
     call(fixture, "PUT", FUNCTIONS "/f/versions", NULL, "", &got);
     assert_string_equal(client_header(&got.http, "Allow", value, sizeof(value)), "GET, POST");
     api_answer_done(&got);
-    static const char *const texts[][2] = {
-        {"/healthz", "ok\n"}, {"/readyz", "ready\n"}, {"/metrics", "mayfly_up 1\n"}};
-    for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
-        call(fixture, "GET", texts[i][0], NULL, "", &got);
-        assert_int_equal(got.http.status, 200);
-        assert_int_equal(got.http.body_len, strlen(texts[i][1]));
-        assert_memory_equal(got.http.body, texts[i][1], got.http.body_len);
-        api_answer_done(&got);
-    }
 }
 
 int main(void)

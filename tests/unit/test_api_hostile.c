@@ -25,6 +25,7 @@
 #include "api_fixture.h"
 #include "common/bytes.h"
 #include "common/fd.h"
+#include "host/api/rate_limit.h"
 #include "host/api/trusted_proxies.h"
 #include "host/package.h"
 
@@ -183,6 +184,76 @@ static void test_trusted_proxies(void **state)
     for (size_t i = 0; i < ARRAY_LEN(bad); i++)
         if (trusted_proxies_new(&bad[i], 1, &proxies, &err) != -EINVAL)
             fail_msg("taken: %s", bad[i]);
+}
+
+/* --- rates ----------------------------------------------------------------------------------- */
+
+static void test_buckets(void **state)
+{
+    struct rate_limit *limit = NULL;
+    struct error err;
+    uint64_t now_us = 1000000000;
+
+    (void)state;
+    assert_int_equal(rate_limit_new(0, 1, &limit, &err), -EINVAL);
+    assert_int_equal(rate_limit_new(10, 20, &limit, &err), 0);
+    for (int i = 0; i < 20; i++)
+        assert_true(rate_limit_take(limit, "a", now_us));
+    assert_false(rate_limit_take(limit, "a", now_us));
+    assert_true(rate_limit_take(limit, "b", now_us)); /* another's are another's */
+    assert_false(rate_limit_take(limit, "a", now_us + 99000));
+    assert_true(rate_limit_take(limit, "a", now_us + 100000));
+    assert_false(rate_limit_take(limit, "a", now_us + 100000));
+    now_us += 3600ull * 1000000;
+    int n = 0;
+    while (rate_limit_take(limit, "a", now_us))
+        n++;
+    assert_int_equal(n, 20); /* however long it waited */
+    rate_limit_free(limit);
+}
+
+/* One tenant's hurry: it is told so, another is served, and invocations are not counted. */
+static void test_rates(void **state)
+{
+    struct api_fixture *fixture = *state;
+    struct api_options options = {.registry = fixture->store.registry,
+                                  .backend = &(const struct api_backend){.invoke = NULL},
+                                  .default_tenant = "alice",
+                                  .control_rate = 1};
+    struct api_answer got;
+    struct error err;
+
+    deploy(fixture, "f");
+    close(fixture->fd);
+    http_server_stop(fixture->server);
+    api_free(fixture->api);
+    assert_int_equal(api_new(&options, &fixture->api, &err), 0);
+    struct http_server_options server = {
+        .socket_path = fixture->socket_path, .service = &api_service, .opaque = fixture->api};
+    assert_int_equal(http_server_start(&server, &fixture->server, &err), 0);
+    fixture->fd = client_unix(fixture->socket_path);
+    do {
+        call(fixture, "GET", FUNCTIONS "/f", NULL, "", &got);
+        int status = got.http.status;
+        if (status == 429) {
+            char value[64];
+
+            assert_string_equal(text_of(got.json, "Reason"), "CallerRateLimitExceeded");
+            assert_string_equal(client_header(&got.http, "Retry-After", value, 64), "1");
+        }
+        api_answer_done(&got);
+        if (status == 429)
+            break;
+        assert_int_equal(status, 200);
+    } while (true);
+    call(fixture, "GET", FUNCTIONS, "X-Mayfly-Tenant: bob\r\n", "", &got);
+    assert_int_equal(got.http.status, 200);
+    api_answer_done(&got);
+    for (int i = 0; i < 20; i++) {
+        call(fixture, "POST", INVOKE, "X-Amz-Invocation-Type: DryRun\r\n", "{}", &got);
+        assert_int_equal(got.http.status, 204);
+        api_answer_done(&got);
+    }
 }
 
 /* --- JSON and paths -------------------------------------------------------------------------- */
@@ -539,6 +610,8 @@ int main(void)
 #define API_TEST(test)                                                                             \
     cmocka_unit_test_setup_teardown(test, api_fixture_set_up, api_fixture_tear_down)
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_buckets),
+        API_TEST(test_rates),
         API_TEST(test_uploads_of_strangers),
         API_TEST(test_presigned),
         API_TEST(test_forwarded_unsigned),

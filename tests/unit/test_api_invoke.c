@@ -18,6 +18,7 @@
 
 #define FUNCTIONS "/2015-03-31/functions"
 #define INVOKE FUNCTIONS "/f/invocations"
+#define ROOT "Root=1-5759e988-bd862e3fe1be46a994272793"
 
 static const char *header(const struct api_answer *answer, const char *name)
 {
@@ -32,20 +33,20 @@ static void test_request_response(void **state)
     struct api_answer got;
 
     deploy(fixture, "f");
-    call(
-        fixture, "POST", INVOKE,
-        "X-Amz-Client-Context: eyJhIjoxfQ==\r\nX-Amz-Log-Type: Tail\r\nX-Amzn-Trace-Id: Root=1\r\n",
-        "{\"k\": [1]}", &got);
+    call(fixture, "POST", INVOKE,
+         "X-Amz-Client-Context: eyJhIjoxfQ==\r\nX-Amz-Log-Type: Tail\r\nX-Amzn-Trace-Id: " ROOT
+         ";Sampled=0\r\n",
+         "{\"k\": [1]}", &got);
     assert_int_equal(got.http.status, 200);
     assert_int_equal(got.http.body_len, 10);
     assert_memory_equal(got.http.body, "{\"k\": [1]}", 10);
     assert_string_equal(header(&got, "X-Amz-Executed-Version"), "$LATEST");
     assert_string_equal(header(&got, "X-Amz-Function-Error"), "");
     assert_string_equal(header(&got, "X-Amz-Log-Result"), "U1RBUlQKUkVQT1JUCg==");
-    assert_string_equal(header(&got, "X-Amzn-Trace-Id"), "Root=1");
+    assert_string_equal(header(&got, "X-Amzn-Trace-Id"), ROOT ";Sampled=0");
     api_answer_done(&got);
     assert_string_equal(fixture_seen.client_context, "{\"a\":1}");
-    assert_string_equal(fixture_seen.trace_id, "Root=1");
+    assert_string_equal(fixture_seen.trace_id, ROOT ";Sampled=0");
     assert_string_equal(fixture_seen.version, "$LATEST");
     call(fixture, "POST", INVOKE, NULL, "", &got);
     assert_int_equal(got.http.status, 200);
@@ -55,6 +56,21 @@ static void test_request_response(void **state)
     assert_int_equal(got.http.status, 200);
     assert_string_equal(header(&got, "X-Amz-Function-Error"), "Unhandled");
     assert_string_equal(text_of(got.json, "errorType"), "ValueError");
+    api_answer_done(&got);
+}
+
+static void test_timing(void **state)
+{
+    struct api_fixture *fixture = *state;
+    struct api_answer got;
+
+    deploy(fixture, "f");
+    call(fixture, "POST", INVOKE, "X-Mayfly-Timing: 1\r\n", "{}", &got);
+    assert_string_equal(header(&got, "Server-Timing"),
+                        "start;desc=restored, acquire;dur=1.250, guest;dur=20.007");
+    api_answer_done(&got);
+    call(fixture, "POST", INVOKE, NULL, "{}", &got);
+    assert_string_equal(header(&got, "Server-Timing"), "");
     api_answer_done(&got);
 }
 
@@ -105,7 +121,7 @@ static void test_dry_run_and_event(void **state)
     api_answer_done(&got);
     expect_error(fixture, "POST", FUNCTIONS "/g/invocations", "X-Amz-Invocation-Type: DryRun\r\n",
                  "{}", 404, "ResourceNotFoundException", NULL);
-    call(fixture, "POST", INVOKE, "X-Amz-Invocation-Type: Event\r\nX-Amzn-Trace-Id: Root=2\r\n",
+    call(fixture, "POST", INVOKE, "X-Amz-Invocation-Type: Event\r\nX-Amzn-Trace-Id: " ROOT "\r\n",
          "{\"e\":1}", &got);
     assert_int_equal(got.http.status, 202);
     assert_int_equal(got.http.body_len, 0);
@@ -125,7 +141,7 @@ static void test_dry_run_and_event(void **state)
     for (size_t i = 0; i < n; i++) {
         found =
             found || (strcmp(events[i]->request_id, id) == 0 && events[i]->payload_len_bytes == 7 &&
-                      strcmp(events[i]->trace, "Root=2") == 0);
+                      strcmp(events[i]->trace, ROOT ";Sampled=0") == 0);
         event_free(events[i]);
     }
     assert_true(found);
@@ -280,6 +296,33 @@ static void test_function_url(void **state)
     assert_string_equal(text_of(got.json, "requestContext.http.sourceIp"), "127.0.0.1");
     assert_string_equal(header(&got, "Access-Control-Allow-Origin"), "https://a.example");
     api_answer_done(&got);
+    static const struct {
+        const char *what;
+        int status;
+    } outcomes[] = {{"raise", 502}, {"timeout", 504}, {"throttle", 429},
+                    {"break", 502}, {"pending", 502}, {"http", 418}};
+    for (size_t i = 0; i < ARRAY_LEN(outcomes); i++) {
+        snprintf(path, sizeof(path), "%s?do=%s", base, outcomes[i].what);
+        call_on(tcp, "PUT", path, NULL, "", 0, &got);
+        assert_int_equal(got.http.status, outcomes[i].status);
+        assert_null(strstr(got.http.body, "secret"));
+        api_answer_done(&got);
+    }
+    /* One origin is allowed, by the configuration: not a second one by the function. */
+    snprintf(path, sizeof(path), "%s?do=cors", base);
+    call_on(tcp, "GET", path, "Origin: https://a.example\r\n", "", 0, &got);
+    assert_string_equal(header(&got, "Access-Control-Allow-Origin"), "https://a.example");
+    assert_null(strstr(got.http.text, "own.example"));
+    assert_string_equal(header(&got, "X-A"), "1");
+    api_answer_done(&got);
+    call_on(tcp, "OPTIONS", base,
+            "Origin: https://a.example\r\nAccess-Control-Request-Method: PUT\r\n", "", 0, &got);
+    assert_int_equal(got.http.status, 200);
+    assert_int_equal(got.http.body_len, 0);
+    api_answer_done(&got);
+    call_on(tcp, "OPTIONS", base, NULL, "", 0, &got); /* no preflight: the function's */
+    assert_string_equal(text_of(got.json, "requestContext.http.method"), "OPTIONS");
+    api_answer_done(&got);
     /* By its host name, any path is the function's. */
     snprintf(host, sizeof(host), "Host: %.32s.lambda-url.local:1\r\n", base + 5);
     call_on(tcp, "GET", "/2015-03-31/functions", host, "", 0, &got);
@@ -295,6 +338,11 @@ static void test_function_url(void **state)
         sign("GET", base, "", "localhost", "", fixture_key_id, fixture_secret, time(NULL));
     call_on(tcp, "GET", base, signature, "", 0, &got);
     assert_int_equal(got.http.status, 200);
+    assert_string_equal(text_of(got.json, "requestContext.authorizer.iam.accessKey"),
+                        fixture_key_id);
+    assert_string_equal(text_of(got.json, "requestContext.authorizer.iam.userArn"),
+                        "arn:aws:iam::000000000001:user/alice");
+    assert_null(json_object_get(json_object_get(got.json, "headers"), "authorization"));
     api_answer_done(&got);
     AUTO_FREE char *other = sign("GET", base, "", "localhost", "", "AKIDBOB", "bob's", time(NULL));
     call_on(tcp, "GET", base, other, "", 0, &got);
@@ -476,6 +524,7 @@ int main(void)
     cmocka_unit_test_setup_teardown(test, api_fixture_set_up, api_fixture_tear_down)
     const struct CMUnitTest tests[] = {
         API_TEST(test_request_response),
+        API_TEST(test_timing),
         API_TEST(test_invoke_refused),
         API_TEST(test_dry_run_and_event),
         API_TEST(test_sizes),

@@ -44,6 +44,7 @@ static void test_defaults(void **state)
     assert_string_equal(options.state, "/var/lib/mayfly");
     assert_string_equal(options.function_name, "my-fn");
     assert_int_equal(options.memory_mib, 128);
+    assert_int_equal(options.tmp_mib, 512);
     assert_int_equal(options.vcpus, 1);
     assert_int_equal(options.timeout_ms, 3000);
     run_options_done(&options);

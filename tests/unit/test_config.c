@@ -59,6 +59,8 @@ static const char whole[] = "listen: 127.0.0.1:9555\n"
                             "cpu: quota\n"
                             "provisioned: {most_percent: 300, target_percent: 60}\n"
                             "log: {level: info, file: /var/log/mayfly.log}\n"
+                            "destinations: {allow: [10.0.0.0/8, \"fd00::/8\"], spool: /s}\n"
+                            "events: {running: 7, retry_base_ms: 5}\n"
                             "otlp: {endpoint: \"http://127.0.0.1:4318\"}\n";
 
 static void test_whole(void **state)
@@ -82,6 +84,10 @@ static void test_whole(void **state)
     assert_int_equal(config->provisioned->most_percent, 300);
     assert_int_equal(config->provisioned->target_percent, 60);
     assert_string_equal(config->tls->key, "/k.pem");
+    assert_int_equal(config->destinations->n_allow, 2);
+    assert_string_equal(config->destinations->allow[1], "fd00::/8");
+    assert_string_equal(config->destinations->spool, "/s");
+    assert_int_equal(config->events->running, 7);
     config_free(config);
     /* Keys that everybody may read. */
     assert_int_equal(chmod(path, 0644), 0);
@@ -115,6 +121,10 @@ static void test_mistakes(void **state)
         {"region: x\nkeep_alive_s: soon\n", ":2: keep_alive_s: "},
         {"region: x\nkeep_alive_s: -1\n", ":2: keep_alive_s: "},
         {"region: x\nkeep_alive_s: 100000\n", ":2: keep_alive_s: 100000 is more"},
+        {"destinations: {allow: [10.0.0.1/8]}\n", ":1: destinations.allow"},
+        {"destinations:\n  allow: [10.0.0.0/8, localhost]\n", ":2: destinations.allow"},
+        {"destinations: {timeout_ms: 100000}\n", ":1: destinations.timeout_ms: 100000 is more"},
+        {"events: {running: 5000}\n", ":1: events.running: 5000 is more"},
         {"unsigned_loopback: perhaps\n", ":1: unsigned_loopback: "},
         {"region: Middle Earth\n", ":1: region: "},
         {"tls:\n  certificate: /c\n", ":2: tls.key: it is required"},
@@ -130,6 +140,9 @@ static void test_mistakes(void **state)
          ":5: tenants.0.access_keys.0.id: "},
         {"log: {level: loud}\n", ":1: log.level: "},
         {"otlp: {endpoint: \"ftp://x\"}\n", ":1: otlp.endpoint: "},
+        {"otlp: {endpoint: \"http://x\", ratio: 2}\n", ":1: otlp.ratio: "},
+        {"function_logs: {keep_days: 40000}\n", ":1: function_logs.keep_days: "},
+        {"metrics: all\n", ":1: metrics"},
         {"limits:\n  connections: 10000000\n", ":2: limits.connections: "},
         {"region: x\ncpu: all\n", ":2: cpu: "},
         {"provisioned:\n  most_percent: 50\n", ":2: provisioned.most_percent: 50 is less"},

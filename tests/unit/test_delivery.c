@@ -121,11 +121,11 @@ static struct {
     char body[256], content_type[64], request_id[64], code[16], message[128], method[8];
 } seen;
 
-static size_t body_limit(void *opaque, const struct http_request *request,
-                         struct http_response *response)
+static void admit(void *opaque, const struct http_request *request,
+                  struct http_admission *ret_admission, struct http_response *response)
 {
     (void)opaque, (void)request, (void)response;
-    return 4 << 20;
+    *ret_admission = (struct http_admission){.body_limit = 4 << 20};
 }
 
 static enum http_lane lane(void *opaque, const struct http_request *request)
@@ -187,7 +187,7 @@ static void refuse(void *opaque, const struct http_request *request, enum http_r
     response->status = 503;
 }
 
-static const struct http_service service = {body_limit, lane, handle, refuse};
+static const struct http_service service = {admit, lane, handle, refuse};
 
 struct fixture {
     struct registry_fixture registry;
@@ -473,6 +473,17 @@ static struct event_queue_stats stats_of(struct fixture *f)
     return stats;
 }
 
+static void wait_for_count(atomic_uint *count, unsigned n)
+{
+    uint64_t until_us = clock_now_us() + PATIENCE_MS * 1000ull;
+
+    while (atomic_load(count) < n) {
+        if (clock_now_us() > until_us)
+            fail_msg("%u of %u; %s", atomic_load(count), n, said);
+        usleep(1000);
+    }
+}
+
 static void wait_for_deliveries(struct fixture *f, uint64_t left)
 {
     uint64_t until_us = clock_now_us() + PATIENCE_MS * 1000ull;
@@ -597,8 +608,7 @@ static void test_slow_endpoints(void **state)
     configure(f, "bob", "g", "file:good", NULL);
     for (int i = 0; i < 8; i++)
         end_event(f, "alice", "f", EVENT_SUCCEEDED);
-    while (atomic_load(&seen.n_slow) < 3)
-        usleep(1000);
+    wait_for_count(&seen.n_slow, 3);
     for (int i = 0; i < 20; i++)
         end_event(f, "bob", "g", EVENT_SUCCEEDED);
     wait_for_deliveries(f, 8);

@@ -23,11 +23,21 @@ struct fixture {
     char id[REQUEST_ID_BYTES]; /* of the last that was enqueued */
 };
 
+static char last_dropped[640]; /* what the log would say */
+
+static void note_dropped(void *opaque, const char *request_id, const char *text)
+{
+    (void)opaque;
+    assert_int_equal(strlen(request_id), REQUEST_ID_BYTES - 1);
+    snprintf(last_dropped, sizeof(last_dropped), "%s", text);
+}
+
 static void open_queue(struct fixture *f, bool sole, uint64_t max_events, uint64_t max_bytes)
 {
     struct event_queue_options options = {.sole = sole,
                                           .max_tenant_events = max_events,
                                           .max_tenant_bytes = max_bytes,
+                                          .dropped = note_dropped,
                                           .now_ms = fixture_clock};
     struct error err = {0};
 
@@ -134,7 +144,8 @@ static void test_an_event_comes_as_it_was_sent(void **state)
                                           .payload = "{\"a\":\"\\u0000\"}",
                                           .payload_len_bytes = 14,
                                           .client_context = "e30=",
-                                          .trace = "Root=1-2-3"};
+                                          .trace = "Root=1-2-3",
+                                          .traceparent = "00-0a-0b-01"};
     struct event_queue_stats stats;
     struct error err = {0};
     uint64_t wait_ms;
@@ -153,6 +164,7 @@ static void test_an_event_comes_as_it_was_sent(void **state)
     assert_string_equal(event->qualifier, "$LATEST");
     assert_string_equal(event->client_context, "e30=");
     assert_string_equal(event->trace, "Root=1-2-3");
+    assert_string_equal(event->traceparent, "00-0a-0b-01");
     assert_int_equal(event->payload_len_bytes, 14);
     assert_memory_equal(event->payload, submission.payload, 14);
     assert_int_equal(event->attempt, 1);
@@ -263,6 +275,68 @@ static void test_turns_between_functions(void **state)
 
 /* --- again and again -----------------------------------------------------------------------------
  */
+
+/* Room for a function by its name, or for so many of a tenant's. */
+struct room {
+    const char *refused_function;
+    size_t max_own;
+    unsigned n_asked;
+};
+
+static bool has_room(void *opaque, const char *tenant, const char *function, size_t n_own,
+                     size_t n_claimed)
+{
+    struct room *room = opaque;
+
+    room->n_asked++;
+    assert_true(n_own <= n_claimed);
+    assert_true(tenant[0] != '\0');
+    return n_own < room->max_own &&
+           (!room->refused_function || !function || strcmp(function, room->refused_function) != 0);
+}
+
+static size_t claim_with(struct fixture *f, struct room *room, struct event **events, size_t max,
+                         uint64_t *wait_ms)
+{
+    const struct event_room asked = {has_room, room};
+    struct error err = {0};
+    size_t n = 99;
+
+    fixture_expect(event_queue_claim(f->queue, max, LEASE_MS, &asked, events, &n, wait_ms, &err), 0,
+                   &err, "");
+    return n;
+}
+
+static void test_room(void **state)
+{
+    struct room room = {.refused_function = "f", .max_own = 3};
+    struct event *events[8];
+    struct fixture *f = *state;
+    uint64_t wait_ms = 0;
+
+    for (int i = 0; i < 4; i++) {
+        enqueue(f, "f", "1");
+        enqueue(f, "g", "2");
+    }
+    assert_int_equal(claim_with(f, &room, events, 8, &wait_ms), 3);
+    for (int i = 0; i < 3; i++)
+        assert_string_equal(events[i]->function, "g");
+    /* What is due waits for room, so what there is to wait for is the end of a lease. */
+    assert_int_equal(wait_ms, LEASE_MS);
+    for (int i = 0; i < 3; i++)
+        finish(f, events[i], EVENT_SUCCEEDED);
+    room.max_own = 0;
+    assert_int_equal(claim_with(f, &room, events, 8, &wait_ms), 0);
+    assert_true(wait_ms == UINT64_MAX);
+    room = (struct room){.max_own = 2};
+    assert_int_equal(claim_with(f, &room, events, 1, &wait_ms), 1);
+    assert_int_equal(wait_ms, 0); /* there is more, at once */
+    finish(f, events[0], EVENT_SUCCEEDED);
+    assert_int_equal(claim_with(f, &room, events, 8, NULL), 2);
+    finish(f, events[0], EVENT_SUCCEEDED);
+    finish(f, events[1], EVENT_SUCCEEDED);
+    assert_int_equal(depth(f), 2);
+}
 
 static void test_retries(void **state)
 {
@@ -536,9 +610,18 @@ static void test_functions_as_destinations(void **state)
     struct event *event;
 
     configure(f, NULL, -1, -1, "arn:aws:lambda:us-east-1:000000000001:function:g", NULL);
-    enqueue(f, "f", "1");
+    struct event_submission traced = {.key = fixture_key("f", NULL),
+                                      .request_id = f->id,
+                                      .payload = "1",
+                                      .payload_len_bytes = 1,
+                                      .trace = "Root=1-2-3",
+                                      .traceparent = "00-0a-0b-01"};
+    fixture_expect(identity_request(f->id, &err), 0, &err, "");
+    fixture_expect(event_queue_enqueue(f->queue, &traced, &err), 0, &err, "");
     finish(f, claim_one(f), EVENT_SUCCEEDED);
     event = claim_one(f);
+    assert_string_equal(event->trace, "Root=1-2-3"); /* the trace goes on */
+    assert_string_equal(event->traceparent, "00-0a-0b-01");
     assert_string_equal(event->function, "g");
     assert_string_equal(event->qualifier, "$LATEST");
     assert_string_not_equal(event->request_id, f->id);
@@ -552,6 +635,9 @@ static void test_functions_as_destinations(void **state)
     fixture_expect(event_queue_stats(f->queue, &stats, &err), 0, &err, "");
     assert_int_equal(stats.depth, 0);
     assert_int_equal(stats.dropped, 1);
+    assert_string_equal(
+        last_dropped, "tenant 'alice': a record of 'f' for 'arn:aws:lambda:us-east-1:000000000001:"
+                      "function:f:$LATEST' is dropped: events led to events too often");
     /* Another tenant's, and one that is not there: dropped, and counted. */
     struct function_key bobs = {"bob", "f", NULL};
     struct code_staged *code = fixture_stage(&f->registry, "x");
@@ -562,9 +648,11 @@ static void test_functions_as_destinations(void **state)
     configure(f, NULL, -1, -1, "arn:aws:lambda:us-east-1:000000000002:function:f", NULL);
     enqueue(f, "f", "1");
     finish(f, claim_one(f), EVENT_SUCCEEDED);
+    assert_non_null(strstr(last_dropped, "it is no function of this tenant's"));
     configure(f, NULL, -1, -1, "arn:aws:lambda:us-east-1:000000000001:function:none", NULL);
     enqueue(f, "f", "1");
     finish(f, claim_one(f), EVENT_SUCCEEDED);
+    assert_non_null(strstr(last_dropped, "there is no such function"));
     fixture_expect(event_queue_stats(f->queue, &stats, &err), 0, &err, "");
     assert_int_equal(stats.depth, 0);
     assert_int_equal(stats.dropped, 3);
@@ -595,6 +683,51 @@ static void test_deliveries_are_tried_again(void **state)
     assert_int_equal(stats.dropped, 1);
 }
 
+/* In turn between tenants, where there is room; a refused one is dropped at once. */
+static void test_turns_between_tenants(void **state)
+{
+    static const struct event_config_change change = {-1, -1, "file:good", NULL};
+    struct code_staged *code = NULL;
+    struct function_key key = {"bob", "b", NULL};
+    struct fixture *f = *state;
+    struct room room = {.max_own = 2};
+    const struct event_room asked = {has_room, &room};
+    struct delivery *deliveries[8];
+    struct error err = {0};
+    uint64_t wait_ms = 0;
+    bool dropped = false;
+    size_t n = 0;
+
+    code = fixture_stage(&f->registry, "x");
+    fixture_expect(registry_create_function(f->registry.registry, &key, &fixture_settings, code,
+                                            NULL, 0, NULL, &err),
+                   0, &err, "");
+    code_staged_free(code);
+    fixture_expect(registry_put_event_config(f->registry.registry, &key, &change, NULL, &err), 0,
+                   &err, "");
+    configure(f, NULL, -1, -1, "file:good", NULL);
+    for (int i = 0; i < 5; i++) {
+        enqueue(f, "f", "1");
+        finish(f, claim_one(f), EVENT_SUCCEEDED);
+    }
+    for (int i = 0; i < 2; i++) {
+        fixture_expect(try_enqueue(f, key, "1", &err), 0, &err, "");
+        finish(f, claim_one(f), EVENT_SUCCEEDED);
+    }
+    fixture_expect(
+        event_queue_claim_deliveries(f->queue, 8, 1000, &asked, deliveries, &n, &wait_ms, &err), 0,
+        &err, "");
+    assert_int_equal(n, 4); /* two of each, though alice has five */
+    assert_int_equal(wait_ms, 1000);
+    for (size_t i = 0; i + 1 < n; i++)
+        assert_string_not_equal(deliveries[i]->tenant, deliveries[i + 1]->tenant);
+    fixture_expect(event_queue_delivered(f->queue, deliveries[0], DELIVERY_REFUSED, &dropped, &err),
+                   0, &err, "");
+    assert_true(dropped);
+    for (size_t i = 0; i < n; i++)
+        delivery_free(deliveries[i]);
+}
+
 /* --- limits --------------------------------------------------------------------------------------
  */
 
@@ -622,6 +755,9 @@ static void test_refusals(void **state)
     event.trace = "a\nb";
     fixture_expect(event_queue_enqueue(f->queue, &event, &err), EINVAL, &err, "trace");
     event.trace = NULL;
+    event.traceparent = "a\nb";
+    fixture_expect(event_queue_enqueue(f->queue, &event, &err), EINVAL, &err, "traceparent");
+    event.traceparent = NULL;
     memset(large, 'x', EVENT_CLIENT_CONTEXT_MAX + 1);
     event.client_context = large;
     fixture_expect(event_queue_enqueue(f->queue, &event, &err), EINVAL, &err, "client context");
@@ -659,6 +795,7 @@ static void test_a_full_queue(void **state)
     finish(f, claim_one(f), EVENT_SUCCEEDED);
     assert_int_equal(depth(f), 2);
     no_delivery(f);
+    assert_non_null(strstr(last_dropped, "queue is full"));
 }
 
 static void test_deleted_functions(void **state)
@@ -766,6 +903,7 @@ int main(void)
         TEST(test_leases_of_the_dead),
         TEST(test_what_kills_its_workers_is_given_up),
         TEST(test_turns_between_functions),
+        TEST(test_room),
         TEST(test_retries),
         TEST(test_throttles_do_not_count),
         TEST(test_policies),
@@ -774,6 +912,7 @@ int main(void)
         TEST(test_hostile_responses),
         TEST(test_functions_as_destinations),
         TEST(test_deliveries_are_tried_again),
+        TEST(test_turns_between_tenants),
         TEST(test_refusals),
         TEST(test_a_full_queue),
         TEST(test_deleted_functions),

@@ -37,6 +37,7 @@ static struct {
 
 static atomic_int make_error, makes_fail; /* so many makes fail with it; -1: all */
 static atomic_int check_error;
+static atomic_int slow_inits; /* so many init phases time out */
 static atomic_bool init_fails, is_held, is_interrupted;
 static atomic_uint_fast64_t clock_ms = 1700000000000;
 
@@ -72,7 +73,11 @@ static int build(void *opaque, const struct function *function,
         return error_say(err, make_error, "open '/var/lib/mayfly/secret'");
     }
     *ret_result = (struct invocation_result){.kind = INVOKED_OK};
-    if (init_fails) {
+    if (slow_inits > 0) {
+        slow_inits--;
+        ret_result->kind = INVOKED_TIMEOUT;
+        ret_result->payload = (uint8_t *)strdup("{\"errorMessage\":\"timed out\"}");
+    } else if (init_fails) {
         ret_result->kind = INVOKED_FUNCTION_ERROR;
         ret_result->payload = (uint8_t *)strdup("{\"errorType\":\"ImportError\"}");
     }
@@ -120,7 +125,7 @@ static int set_up(void **state)
     seen.n = 0;
     seen.n_said = 0;
     memset(seen.ends, 0, sizeof(seen.ends));
-    make_error = makes_fail = check_error = 0;
+    make_error = makes_fail = check_error = slow_inits = 0;
     init_fails = is_held = is_interrupted = false;
     *state = f;
     return 0;
@@ -241,6 +246,40 @@ static void test_init_failure(void **state)
     assert_int_equal(count(&seen.n_said), 0); /* no concern of the host's log */
 }
 
+/* Time passes until there were @n builds: the put-off may not be on disk yet. */
+static void pass_time_until(struct fixture *f, size_t n)
+{
+    uint64_t until_us = clock_now_us() + PATIENCE_MS * 1000ull;
+
+    while (count_builds() < n) {
+        assert_true(clock_now_us() < until_us);
+        clock_ms += 60000;
+        function_builder_wake(f->builder);
+        poll(NULL, 0, 2);
+    }
+}
+
+/* A busy host is no reason to fail at once; a function that is always too slow fails all the same.
+ */
+static void test_init_timeouts(void **state)
+{
+    struct fixture *f = *state;
+
+    slow_inits = 1;
+    start(f);
+    create_for(f, "alice", "g");
+    wait_until(count_builds() == 1);
+    pass_time_until(f, 2);
+    struct function *function = wait_built(f, "g");
+    assert_int_equal(function->state, FUNCTION_ACTIVE);
+    function_free(function);
+    slow_inits = 1000;
+    create_for(f, "alice", "f");
+    pass_time_until(f, 2 + BUILD_CRASH_TRIES_MAX);
+    expect_failed(f, "FunctionError", "timed out");
+    assert_int_equal(count_builds(), 2 + BUILD_CRASH_TRIES_MAX);
+}
+
 static void test_no_image(void **state)
 {
     struct fixture *f = *state;
@@ -298,15 +337,7 @@ static void test_gives_up(void **state)
     makes_fail = -1;
     start(f);
     create_for(f, "alice", "f");
-    for (size_t tries = 1; tries <= BUILD_TRIES_MAX; tries++) {
-        wait_until(count_builds() >= tries);
-        /* Time passes until it is tried again: the put-off may not be on disk yet. */
-        for (int i = 0; i < 10000 && tries < BUILD_TRIES_MAX && count_builds() == tries; i++) {
-            clock_ms += 60000;
-            function_builder_wake(f->builder);
-            poll(NULL, 0, 2);
-        }
-    }
+    pass_time_until(f, BUILD_TRIES_MAX);
     expect_failed(f, "InternalError", "administrator");
     assert_int_equal(count_builds(), BUILD_TRIES_MAX);
 }
@@ -423,6 +454,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_built),
         TEST(test_init_failure),
+        TEST(test_init_timeouts),
         TEST(test_no_image),
         TEST(test_permanent_failure),
         TEST(test_transient_failure),

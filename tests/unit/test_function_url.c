@@ -51,7 +51,8 @@ static void test_event(void **state)
     assert_string_equal(text_at(event, "rawPath", NULL), "/a%20b");
     assert_string_equal(text_at(event, "rawQueryString", NULL), "x=1&x=2&y=%C3%A4");
     assert_string_equal(text_at(event, "headers", "x-a"), "1,2");
-    assert_null(text_at(event, "headers", "authorization"));
+    /* The function's own, as this URL wants no signature. */
+    assert_string_equal(text_at(event, "headers", "authorization"), "secret");
     assert_null(text_at(event, "headers", "cookie"));
     assert_string_equal(json_string_value(json_array_get(json_object_get(event, "cookies"), 1)),
                         "d=2");
@@ -63,6 +64,46 @@ static void test_event(void **state)
     assert_string_equal(text_at(about, "time", NULL), "30/Aug/2015:12:36:00 +0000");
     assert_string_equal(text_at(event, "body", NULL), "{\"k\":1}");
     assert_true(json_is_false(json_object_get(event, "isBase64Encoded")));
+    assert_string_equal(text_at(event, "headers", "x-forwarded-for"), "192.0.2.1");
+    assert_string_equal(text_at(event, "headers", "x-forwarded-port"), "9555");
+    assert_null(json_object_get(about, "authorizer"));
+    json_decref(event);
+}
+
+/* A signed request: who signed it is said, how is not; behind a proxy that is believed. */
+static void test_event_signed(void **state)
+{
+    struct http_header headers[] = {{"Host", "abc.lambda-url.example"},
+                                    {"Cookie", "a=1"},
+                                    {"cookie", "b=2; c=3"},
+                                    {"X-Forwarded-For", "6.6.6.6"},
+                                    {"Authorization", "AWS4-HMAC-SHA256 …"}};
+    struct http_request request = {.method = "GET",
+                                   .path = "/",
+                                   .query = "",
+                                   .headers = headers,
+                                   .n_headers = ARRAY_LEN(headers),
+                                   .peer = "10.0.0.1"};
+    struct url_context signer = context;
+
+    (void)state;
+    signer.caller = "AKID";
+    signer.user_arn = "arn:aws:iam::123456789012:user/alice";
+    signer.source_ip = "203.0.113.9";
+    signer.is_https = true;
+    json_t *event = function_url_event(&request, &signer);
+    assert_null(text_at(event, "headers", "authorization"));
+    assert_string_equal(text_at(event, "headers", "x-forwarded-for"), "203.0.113.9");
+    assert_string_equal(text_at(event, "headers", "x-forwarded-proto"), "https");
+    assert_string_equal(text_at(event, "headers", "x-forwarded-port"), "443");
+    assert_int_equal(json_array_size(json_object_get(event, "cookies")), 3);
+    const json_t *about = json_object_get(event, "requestContext");
+    assert_string_equal(text_at(about, "http", "sourceIp"), "203.0.113.9");
+    const json_t *iam = json_object_get(json_object_get(about, "authorizer"), "iam");
+    assert_string_equal(text_at(iam, "accessKey", NULL), "AKID");
+    assert_string_equal(text_at(iam, "accountId", NULL), "123456789012");
+    assert_string_equal(text_at(iam, "userArn", NULL), signer.user_arn);
+    assert_true(json_is_null(json_object_get(iam, "cognitoIdentity")));
     json_decref(event);
 }
 
@@ -134,8 +175,8 @@ static void test_response_plain(void **state)
     assert_string_equal(header_of(&response, "Content-Type"), "application/json");
     http_response_done(&response);
     assert_int_equal(function_url_response("\"hi\"", 4, &response), 0);
-    assert_int_equal(response.body_bytes, 2);
-    assert_memory_equal(response.body, "hi", 2);
+    assert_int_equal(response.body_bytes, 4); /* as the function wrote it */
+    assert_memory_equal(response.body, "\"hi\"", 4);
     http_response_done(&response);
 }
 
@@ -158,6 +199,13 @@ static void test_response_refused(void **state)
             fail_msg("taken: %s", bad[i]);
         http_response_done(&response);
     }
+    static char large[40000] = "{\"statusCode\":200,\"headers\":{\"A\":\"";
+    size_t n = strlen(large);
+    memset(large + n, 'x', 30000);
+    strcpy(large + n + 30000, "\"}}");
+    struct http_response response = {.status = 0};
+    assert_int_equal(function_url_response(large, strlen(large), &response), -EBADMSG);
+    http_response_done(&response);
 }
 
 static void test_cors(void **state)
@@ -195,11 +243,9 @@ static void test_cors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_event),
-        cmocka_unit_test(test_event_binary),
-        cmocka_unit_test(test_response),
-        cmocka_unit_test(test_response_plain),
-        cmocka_unit_test(test_response_refused),
+        cmocka_unit_test(test_event),          cmocka_unit_test(test_event_signed),
+        cmocka_unit_test(test_event_binary),   cmocka_unit_test(test_response),
+        cmocka_unit_test(test_response_plain), cmocka_unit_test(test_response_refused),
         cmocka_unit_test(test_cors),
     };
 

@@ -509,6 +509,39 @@ static void test_memory_runs_out(void **state)
     end(pool);
 }
 
+static uint64_t short_of_one(void)
+{
+    return source.live > 2 ? 99 : 100;
+}
+
+/* Of idle ones the least recently used goes first, and no more of them than it takes. */
+static void test_memory_least_recently_used(void **state)
+{
+    struct instance_pool_config config = config_of(60000, 10);
+    struct function_version versions[] = {version_of("t", "f", 1), version_of("t", "g", 1),
+                                          version_of("u", "h", 1)};
+    struct pool_lease leases[2], lease;
+
+    (void)state;
+    config.min_available_bytes = 100;
+    config.read_available = short_of_one;
+    struct instance_pool *pool = pool_of(&config);
+    for (int i = 0; i < 2; i++)
+        leases[i] = acquire(pool, &versions[i]);
+    for (int i = 0; i < 2; i++)
+        release(pool, &leases[i], true);
+    lease = acquire(pool, &versions[0]);
+    release(pool, &lease, true);
+    lease = acquire(pool, &versions[2]); /* the third: the host is short of one now */
+    AWAIT(source.live == 2);
+    assert_int_equal(counts_of(pool).ended_memory, 1);
+    release(pool, &lease, true);
+    lease = acquire(pool, &versions[0]);
+    assert_int_equal(lease.start, START_WARM);
+    release(pool, &lease, true);
+    end(pool);
+}
+
 static void test_invalidated(void **state)
 {
     struct instance_pool_config config = config_of(60000, 10);
@@ -730,7 +763,12 @@ static void test_builds_take_over(void **state)
     idle = acquire(pool, &old);
     assert_int_equal(idle.start, START_WARM);
     release(pool, &idle, true);
-    instance_pool_keep_build(pool, &new);
+    uint64_t builds[4];
+    assert_int_equal(instance_pool_list_builds(pool, "t", "f", builds, 4), 2);
+    assert_int_equal(builds[0] + builds[1], 3);
+    assert_int_equal(instance_pool_list_builds(pool, "t", "f", builds, 1), 1);
+    assert_int_equal(instance_pool_list_builds(pool, "u", "f", builds, 4), 0);
+    instance_pool_drop_build(pool, "t", "f", 1);
     AWAIT(source.live == 3); /* the busy one goes on */
     idle = acquire(pool, &new);
     assert_int_equal(idle.start, START_WARM);
@@ -740,7 +778,7 @@ static void test_builds_take_over(void **state)
     /* Somebody came late: what was started for the old build goes as soon as that is known. */
     idle = acquire(pool, &old);
     release(pool, &idle, true);
-    instance_pool_drop_build(pool, &old);
+    instance_pool_drop_build(pool, "t", "f", 1);
     AWAIT(source.live == 2);
     idle = acquire(pool, &new);
     assert_int_equal(idle.start, START_WARM);
@@ -834,6 +872,7 @@ int main(void)
         TEST(test_room),
         TEST(test_memory),
         TEST(test_memory_runs_out),
+        TEST(test_memory_least_recently_used),
         TEST(test_invalidated),
         TEST(test_deleted),
         TEST(test_bad_snapshot),

@@ -339,15 +339,26 @@ static void cpu_in_proportion_to_memory(void **state)
     (void)state;
 
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        const struct jail_config config = {
-            .memory_mib = cases[i].memory_mib, .vcpus = cases[i].vcpus, .cpu = cases[i].cpu};
+        const struct jail_config config = {.memory_mib = cases[i].memory_mib +
+                                                         544, /* with the room for /tmp */
+                                           .cpu_mib = cases[i].memory_mib,
+                                           .vcpus = cases[i].vcpus,
+                                           .cpu = cases[i].cpu,
+                                           .is_behind = i % 2 == 1};
         struct cgroup_limits got = {0};
 
-        jail_cpu_limits(&config, &got);
+        jail_cpu_limits(&config, true, &got);
         assert_int_equal(got.cpu_share, cases[i].share);
         assert_int_equal(got.cpu_quota_us, cases[i].quota_us);
         assert_int_equal(got.cpu_period_us, cases[i].period_us);
         assert_int_equal(got.cpu_burst_us, config.cpu == CPU_QUOTA ? cases[i].quota_us : 0);
+        /* Until it has started no quota holds it up; a restored one stands behind. */
+        jail_cpu_limits(&config, false, &got);
+        assert_int_equal(got.cpu_share,
+                         config.is_behind ? (cases[i].share + 7) / 8 : cases[i].share);
+        assert_int_equal(got.cpu_quota_us, (cases[i].vcpus + 1) * 100000);
+        assert_int_equal(got.cpu_period_us, 100000);
+        assert_int_equal(got.cpu_burst_us, 0);
     }
 }
 
@@ -399,6 +410,54 @@ static void memory_limit_comes_back(void **state)
     cgroup_leaf_free(leaf);
 }
 
+/* The one of the two files that this host has; -1: none that we know. */
+static long read_share(const char *name, bool *ret_v2)
+{
+    static const char *const places[][2] = {{"cpu/mayfly", "cpu.shares"},
+                                            {"cpu,cpuacct/mayfly", "cpu.shares"},
+                                            {"mayfly", "cpu.weight"}};
+    char path[256], text[32] = "";
+
+    for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+        snprintf(path, sizeof(path), "/sys/fs/cgroup/%s/%s/%s", places[i][0], name, places[i][1]);
+        AUTO_FD fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0 || read(fd, text, sizeof(text) - 1) <= 0)
+            continue;
+        *ret_v2 = strstr(path, "weight") != NULL;
+        return strtol(text, NULL, 10);
+    }
+    return -1;
+}
+
+static void who_starts_stands_behind(void **state)
+{
+    struct jail_config config = {.memory_mib = 1769, .vcpus = 1, .is_behind = true};
+    struct jail *jail = NULL;
+    char name[64];
+    bool is_v2 = false;
+    (void)state;
+
+    snprintf(name, sizeof(name), "test-behind-%d", (int)getpid());
+    config.name = name;
+    assert_int_equal(jail_new(&config, &jail, NULL), 0);
+    long share = read_share(name, &is_v2);
+    if (share < 0) {
+        print_message("no control group for the CPU here: %s\n", jail_missing(jail));
+        jail_free(jail);
+        skip();
+    }
+    assert_int_equal(share, is_v2 ? 12 : 128); /* an eighth */
+    jail_prefer(jail);
+    assert_int_equal(read_share(name, &is_v2), is_v2 ? 100 : 1024);
+    jail_prefer(jail);
+    jail_free(jail);
+    config.is_behind = false;
+    assert_int_equal(jail_new(&config, &jail, NULL), 0);
+    assert_int_equal(read_share(name, &is_v2), is_v2 ? 100 : 1024);
+    jail_prefer(jail);
+    jail_free(jail);
+}
+
 static void no_jail_asks_for_nothing(void **state)
 {
     const struct jail_config config = {
@@ -430,6 +489,7 @@ int main(void)
         cmocka_unit_test(what_a_killed_host_left_is_swept),
         cmocka_unit_test(cpu_in_proportion_to_memory),
         cmocka_unit_test(memory_limit_comes_back),
+        cmocka_unit_test(who_starts_stands_behind),
         cmocka_unit_test(no_jail_asks_for_nothing),
     };
 

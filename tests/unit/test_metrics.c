@@ -307,13 +307,48 @@ static void test_threads_lose_nothing(void **state)
     metrics_free(metrics);
 }
 
+/* A tenant's text: its series, nothing of others', of the host or of what is shared. */
+static void test_one_tenants(void **state)
+{
+    struct metrics *metrics = metrics_new();
+    const struct metric_description counter = {.type = METRIC_COUNTER,
+                                               .name = "events_total",
+                                               .help = "E.",
+                                               .labels = {"tenant", "function"},
+                                               .max_series = 3};
+    const struct metric_description gauge = {.type = METRIC_GAUGE, .name = "depth", .help = "D."};
+    struct metric_family *events = family(metrics, &counter);
+    struct error err;
+    char *text = NULL;
+    size_t len = 0;
+
+    (void)state;
+    metric_set(metric_of(family(metrics, &gauge), NULL), 1);
+    metric_add(metric_of(events, (const char *[]){"alice", "f"}), 1);
+    metric_add(metric_of(events, (const char *[]){"bob", "alice"}), 1);
+    metric_add(metric_of(events, (const char *[]){"alice", "g"}), 2);
+    metric_add(metric_of(events, (const char *[]){"carol", "h"}), 1); /* shared: too many */
+    assert_int_equal(metrics_write_of(metrics, "tenant", "alice", &text, &len, &err), 0);
+    assert_string_equal(text, "# HELP events_total E.\n# TYPE events_total counter\n"
+                              "events_total{tenant=\"alice\",function=\"f\"} 1\n"
+                              "events_total{tenant=\"alice\",function=\"g\"} 2\n");
+    free(text);
+    /* Who is called as the shared series are has no second one. */
+    assert_int_equal(metrics_write_of(metrics, "tenant", "other", &text, &len, &err), 0);
+    assert_null(strstr(text, "events_total{"));
+    free(text);
+    assert_ptr_equal(metric_of(events, (const char *[]){"other", "other"}),
+                     metric_of(events, (const char *[]){"dave", "i"}));
+    metrics_free(metrics);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_counters_and_gauges),  cmocka_unit_test(test_histograms),
-        cmocka_unit_test(test_hostile_labels),       cmocka_unit_test(test_too_many_series),
-        cmocka_unit_test(test_bad_descriptions),     cmocka_unit_test(test_collectors),
-        cmocka_unit_test(test_threads_lose_nothing),
+        cmocka_unit_test(test_counters_and_gauges), cmocka_unit_test(test_histograms),
+        cmocka_unit_test(test_hostile_labels),      cmocka_unit_test(test_too_many_series),
+        cmocka_unit_test(test_bad_descriptions),    cmocka_unit_test(test_collectors),
+        cmocka_unit_test(test_one_tenants),         cmocka_unit_test(test_threads_lose_nothing),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

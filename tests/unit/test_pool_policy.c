@@ -220,6 +220,14 @@ static void test_outcomes(void **state)
     expect(OUTCOME_AGENT_ERROR, "", INVOKED_SANDBOX_ERROR, "it \\\"fell\\\"");
 }
 
+static void test_memory_left_to_others(void **state)
+{
+    (void)state;
+    assert_int_equal(pool_policy_leave(0), 256 << 20);
+    assert_int_equal(pool_policy_leave(UINT64_C(2) << 30), 256 << 20);
+    assert_int_equal(pool_policy_leave(UINT64_C(20) << 30), UINT64_C(1) << 30);
+}
+
 static void test_billing(void **state)
 {
     static const uint64_t cases[][2] = {{0, 0}, {1, 1}, {1000, 1}, {1001, 2}, {9000000, 3000}};
@@ -242,7 +250,7 @@ int main(void)
         cmocka_unit_test(test_fixed_number),    cmocka_unit_test(test_what_may_end),
         cmocka_unit_test(test_limits),          cmocka_unit_test(test_forgotten),
         cmocka_unit_test(test_log_tail),        cmocka_unit_test(test_outcomes),
-        cmocka_unit_test(test_billing),
+        cmocka_unit_test(test_billing),         cmocka_unit_test(test_memory_left_to_others),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -315,32 +315,39 @@ static void test_databases_that_are_not_ours(void **state)
     fixture_open_again(f);
 }
 
-/* As release 1 left it: brought up to date, with what is in it. */
+/* As the first release left it: brought up to date, with what is in it. */
 static void test_older_database(void **state)
 {
     struct registry_fixture *f = *state;
+    AUTO_FREE uint8_t *text = NULL;
+    struct tenant tenant;
+    struct error err = {0};
+    size_t len;
 
-    fixture_create(f, "f", "x");
+    if (fd_read_file("tests/unit/data/registry_version_1.sql", 64 * 1024, &text, &len, &err) < 0)
+        fail_msg("%s (run from the top of the source tree)", err.text);
     fixture_close_registry(f);
-    sql(f, "mayfly.db",
-        "DROP INDEX versions_unbuilt; DROP TRIGGER versions_in; DROP TRIGGER versions_out;"
-        "DROP TRIGGER versions_aside; ALTER TABLE versions DROP COLUMN reason_code;"
-        "ALTER TABLE versions DROP COLUMN build_tries;"
-        "ALTER TABLE versions DROP COLUMN build_due_ms;"
-        "CREATE INDEX versions_unbuilt ON versions (build_id) WHERE state = 0 OR update_status = 1;"
-        "CREATE TRIGGER versions_in AFTER INSERT ON versions BEGIN SELECT 1; END;"
-        "CREATE TRIGGER versions_out AFTER DELETE ON versions BEGIN SELECT 1; END;"
-        "PRAGMA user_version = 1");
+    for (const char *const *end = (const char *const[]){"", "-wal", "-shm", NULL}; *end; end++) {
+        char name[32];
+
+        snprintf(name, sizeof(name), "mayfly.db%s", *end);
+        unlink(fixture_path(f, name));
+    }
+    sql(f, "mayfly.db", (const char *)text);
     fixture_open_again(f);
     struct function *function = fixture_find(f, "f", NULL);
     assert_int_equal(function->state, FUNCTION_ACTIVE);
     assert_string_equal(function->reason_code, "");
     function_free(function);
+    /* What it has since: an update that keeps the old build, turns of builds, sums. */
+    fixture_build(f, "g", NULL);
     fixture_change(f, "f", "y");
     assert_int_equal(fixture_publish(f, "f"), 1);
-    assert_int_equal(fixture_number(f, "PRAGMA user_version"), 2);
-    assert_int_equal(fixture_number(f, "SELECT count(*) FROM versions"), 2);
-    assert_int_equal(fixture_number(f, "SELECT count(*) FROM code WHERE uses = 0"), 1);
+    assert_int_equal(fixture_number(f, "SELECT count(*) FROM versions"), 3);
+    function = fixture_find(f, "f", NULL);
+    fixture_expect(registry_get_tenant(f->registry, "alice", &tenant, &err), 0, &err, "");
+    assert_int_equal(tenant.code_bytes, 100 + 2 * function->code_bytes);
+    function_free(function);
 }
 
 static void test_damaged_rows(void **state)

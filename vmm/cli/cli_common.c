@@ -124,6 +124,20 @@ bool cli_colour(FILE *stream)
     return isatty(fileno(stream)) == 1 && !(no_colour && no_colour[0]);
 }
 
+void cli_print_text(FILE *to, const char *text, size_t len_bytes)
+{
+    const unsigned char *bytes = (const unsigned char *)text;
+
+    for (size_t i = 0; i < len_bytes; i++) {
+        unsigned char c = bytes[i];
+        /* C1 controls are two bytes in UTF-8, c2 80 to c2 9f. */
+        bool is_c1 = c == 0xc2 && i + 1 < len_bytes && bytes[i + 1] >= 0x80 && bytes[i + 1] <= 0x9f;
+
+        putc(is_c1 || c == 0x7f || (c < 0x20 && c != '\n' && c != '\t') ? '?' : c, to);
+        i += is_c1;
+    }
+}
+
 /* Waits until @fd has something. Returns 0, or -EINTR for Ctrl-C. */
 static int wait_input(int fd, int interrupt_fd)
 {

@@ -48,6 +48,10 @@ const char *cli_state_directory(const char *given);
 /* cli_colour - may this stream be coloured? A terminal, and NO_COLOR is not set. */
 bool cli_colour(FILE *stream);
 
+/* cli_print_text - a function's own text: control characters other than line ends and tabs become
+ * '?', so that it cannot drive a terminal. */
+void cli_print_text(FILE *to, const char *text, size_t len_bytes);
+
 /*
  * cli_read_input - all of a file, or of stdin for "-", at most @limit_bytes (else -EFBIG).
  * Gives way to Ctrl-C (-EINTR). *ret_data is owned and has a 0 after it.

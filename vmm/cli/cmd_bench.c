@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "bench_invoke.h"
 #include "bench_restore.h"
 #include "cli_common.h"
 #include "commands.h"
@@ -12,6 +13,10 @@ static const char help[] = "mayfly bench - measure what this host does, with rea
                            "at once; against a\n"
                            "                         cold boot and the usual sequence of KVM "
                            "calls\n"
+                           "  mayfly bench invoke    invocations through mayflyd: what the host "
+                           "adds to them, rates,\n"
+                           "                         memory, lookups, a burst beside a warm "
+                           "function\n"
                            "\n"
                            "'mayfly bench restore --help' says what is measured, and how.\n";
 
@@ -25,6 +30,8 @@ int cmd_bench(int argc, char **argv)
     }
     if (strcmp(name, "restore") == 0)
         return bench_restore(argc - 1, argv + 1);
+    if (strcmp(name, "invoke") == 0)
+        return bench_invoke(argc - 1, argv + 1);
     return name[0] ? cli_usage("bench", "'%s' is nothing that it measures", name)
                    : cli_usage("bench", "measure what?");
 }

@@ -190,7 +190,9 @@ static struct instance_config instance_config_of(struct run *run)
                                     .console_path = options->console,
                                     .jail = jail_of(options),
                                     .seccomp_trap = wants_trap(),
-                                    .memory_mib = (uint32_t)options->memory_mib,
+                                    .memory_mib = instance_vm_memory_mib(
+                                        (uint32_t)options->memory_mib, (uint32_t)options->tmp_mib),
+                                    .cpu_mib = (uint32_t)options->memory_mib,
                                     .vcpus = (uint32_t)options->vcpus,
                                     .cpu_template = options->cpu_template,
                                     .interrupt_fd = run->interrupt_fd,
@@ -209,7 +211,9 @@ static struct instance_function function_of(const struct run *run)
                                       .version = "$LATEST",
                                       .environment = options->environment,
                                       .n_environment = options->n_environment,
-                                      .package = run->package};
+                                      .package = run->package,
+                                      .memory_mib = (uint32_t)options->memory_mib,
+                                      .tmp_mib = (uint32_t)options->tmp_mib};
 }
 
 /* A result replaces the one before it. The agent's own trouble is the host's, not the function's.

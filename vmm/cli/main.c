@@ -4,47 +4,42 @@
 #include <string.h>
 
 #include "cli_common.h"
-#include "cmd_image.h"
 #include "commands.h"
-#include "common/bytes.h"
-
-static const struct command {
-    const char *name;
-    int (*run)(int argc, char **argv);
-    const char *what;
-} commands[] = {
-    {"run", cmd_run, "run a function in a microVM, once"},
-    {"image", cmd_image, "build, import, list, check and remove root images and kernels"},
-    {"snapshot", cmd_snapshot, "list, check, move and remove the frozen microVMs"},
-    {"bench", cmd_bench, "measure what starts from a snapshot cost here"},
-    {"doctor", cmd_doctor, "what this host offers, and what to do about what it lacks"},
-};
 
 static void print_help(FILE *to)
 {
     fputs("mayfly - run functions, each in its own KVM microVM\n\n"
-          "Usage: mayfly COMMAND [OPTIONS]\n\nCommands:\n",
+          "Usage: mayfly COMMAND [OPTIONS]\n",
           to);
-    for (size_t i = 0; i < ARRAY_LEN(commands); i++)
-        fprintf(to, "  %-10s %s\n", commands[i].name, commands[i].what);
+    for (size_t g = 0; g < n_command_groups; g++) {
+        fprintf(to, "\n%s:\n", command_groups[g].title);
+        for (size_t i = 0; i < command_groups[g].n; i++)
+            fprintf(to, "  %-15s %s\n", command_groups[g].commands[i].name,
+                    command_groups[g].commands[i].what);
+    }
     fputs("\n'mayfly COMMAND --help' explains a command; --version prints the version.\n", to);
 }
 
 int main(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : "";
+    const struct command *command = command_find(name);
 
     if (strcmp(name, "--version") == 0 || strcmp(name, "version") == 0) {
         puts("mayfly " MAYFLY_VERSION);
         return CLI_OK;
     }
+    if (strcmp(name, "help") == 0 && argc > 2 && (command = command_find(argv[2]))) {
+        char help[] = "--help", *asked[] = {argv[2], help, NULL};
+
+        return command->run(2, asked);
+    }
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
         print_help(stdout);
         return CLI_OK;
     }
-    for (size_t i = 0; i < ARRAY_LEN(commands); i++)
-        if (strcmp(commands[i].name, name) == 0)
-            return commands[i].run(argc - 1, argv + 1);
+    if (command)
+        return command->run(argc - 1, argv + 1);
     if (name[0] == '\0') {
         print_help(stderr);
         return CLI_USAGE;

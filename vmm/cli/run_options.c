@@ -24,6 +24,7 @@ static const char help[] =
     "  --handler NAME     what to call, such as app.handler; 'provided' needs none\n"
     "  --event JSON       the event (default {}); @FILE reads a file, - standard input; 6 MB\n"
     "  --memory MIB       of the function: 128 (default) to 10240\n"
+    "  --tmp MIB          size of /tmp, beside that: 512 (default) to 10240\n"
     "  --vcpus N          1 (default) to 32\n"
     "  --timeout SECONDS  of one invocation: 3 (default) to 900\n"
     "  --env NAME=VALUE   an environment variable; may be repeated\n"
@@ -54,6 +55,7 @@ enum option_code {
     OPTION_HANDLER,
     OPTION_EVENT,
     OPTION_MEMORY,
+    OPTION_TMP,
     OPTION_VCPUS,
     OPTION_TIMEOUT,
     OPTION_ENV,
@@ -76,6 +78,7 @@ static const struct option known[] = {
     {"handler", required_argument, NULL, OPTION_HANDLER},
     {"event", required_argument, NULL, OPTION_EVENT},
     {"memory", required_argument, NULL, OPTION_MEMORY},
+    {"tmp", required_argument, NULL, OPTION_TMP},
     {"vcpus", required_argument, NULL, OPTION_VCPUS},
     {"timeout", required_argument, NULL, OPTION_TIMEOUT},
     {"env", required_argument, NULL, OPTION_ENV},
@@ -157,6 +160,10 @@ static int take_option(struct run_options *options, int code, const char *value)
     case OPTION_MEMORY:
         if (!cli_parse_number(value, 128, 10240, &options->memory_mib))
             return usage_number("memory", 128, 10240, value);
+        return -1;
+    case OPTION_TMP:
+        if (!cli_parse_number(value, 512, 10240, &options->tmp_mib))
+            return usage_number("tmp", 512, 10240, value);
         return -1;
     case OPTION_VCPUS:
         if (!cli_parse_number(value, 1, 32, &options->vcpus))
@@ -261,6 +268,7 @@ int run_options_parse(int argc, char **argv, struct run_options *options)
                                     .event = "{}",
                                     .kernel = "linux-6.12",
                                     .memory_mib = 128,
+                                    .tmp_mib = 512,
                                     .vcpus = 1,
                                     .timeout_ms = 3000};
     bool is_create = strcmp(argv[0], "create") == 0;

@@ -22,7 +22,7 @@ struct run_options {
     const char *snapshot;     /* --snapshot: restore this one; then there is no package. Or NULL */
     const char *output;       /* of `mayfly snapshot create`: the snapshot's name. Or NULL */
     const char *state;
-    uint64_t memory_mib, vcpus, timeout_ms;
+    uint64_t memory_mib, tmp_mib, vcpus, timeout_ms;
     bool json, image_given, boot, no_jail, require_jail;
     struct agent_variable *environment; /* owned, with the names in `names` */
     char **names;                       /* owned */

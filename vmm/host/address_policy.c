@@ -10,7 +10,7 @@
 #include "common/bytes.h"
 #include "common/text.h"
 
-enum { TEXT_BYTES = 64, NAT64_EMBEDS_AT = 12, V4_BYTES = 4 };
+enum { TEXT_BYTES = 64, EMBEDDED_AT = 12, V4_BYTES = 4 };
 
 struct special {
     struct network network;
@@ -87,7 +87,7 @@ static struct plain embedded_v4(const struct plain *address)
 {
     struct plain v4 = {.n_bytes = V4_BYTES};
 
-    memcpy(v4.bytes, address->bytes + NAT64_EMBEDS_AT, V4_BYTES);
+    memcpy(v4.bytes, address->bytes + EMBEDDED_AT, V4_BYTES);
     return v4;
 }
 
@@ -165,6 +165,13 @@ static int wrong(const char *text, struct error *err)
     return error_say(err, EINVAL, "'%s' is not a network, as 10.0.0.0/8 or fd00::/8", shown);
 }
 
+/* ::ffff:10.0.0.0/104 is 10.0.0.0/8: mapped addresses are judged as what they stand for. */
+static bool is_mapped(const struct network *network)
+{
+    return network->address_bytes == ADDRESS_BYTES && network->prefix_bits >= mapped.prefix_bits &&
+           memcmp(network->address, mapped.address, EMBEDDED_AT) == 0;
+}
+
 int network_parse(const char *text, struct network *ret_network, struct error *err)
 {
     struct network network = {.address_bytes = 0};
@@ -192,6 +199,12 @@ int network_parse(const char *text, struct network *ret_network, struct error *e
         bits = strtoul(digits, NULL, 10);
     }
     network.prefix_bits = (uint8_t)bits;
+    if (is_mapped(&network)) {
+        memmove(network.address, network.address + EMBEDDED_AT, V4_BYTES);
+        memset(network.address + V4_BYTES, 0, ADDRESS_BYTES - V4_BYTES);
+        network.address_bytes = V4_BYTES;
+        network.prefix_bits = (uint8_t)(bits - EMBEDDED_AT * 8);
+    }
     if (has_bits_beyond(&network))
         return error_say(err, EINVAL, "'%.60s' has bits set beyond its prefix", text);
     *ret_network = network;

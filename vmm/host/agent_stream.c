@@ -204,9 +204,21 @@ int agent_stream_receive(struct agent_stream *stream, uint64_t deadline_ns,
 /* --- sending -------------------------------------------------------------------------------------
  */
 
+/* What the socket takes at once: mostly all, without a look at what else there is. */
+static size_t send_at_once(const struct agent_stream *stream, const uint8_t *data, size_t len)
+{
+    ssize_t n = send(stream->fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+    return n > 0 ? (size_t)n : 0; /* an error comes again where it is told of */
+}
+
 static int send_bytes(struct agent_stream *stream, const uint8_t *data, size_t len,
                       uint64_t deadline_ns, struct error *err)
 {
+    size_t sent = send_at_once(stream, data, len);
+
+    data += sent;
+    len -= sent;
     while (len > 0) {
         /* One frame waiting to be taken is enough: the rest can wait in the socket. */
         bool room = stream->end < BUFFER_MAX_BYTES && !agent_stream_pending(stream);

@@ -44,18 +44,30 @@ static const cyaml_schema_value_t tenant_entry = {
 static const cyaml_schema_field_t tls_fields[] = {NEEDED(certificate, struct config_tls, 4095),
                                                   NEEDED(key, struct config_tls, 4095),
                                                   CYAML_FIELD_END};
-static const cyaml_schema_field_t limit_fields[] = {
-    NUMBER(connections, struct config_limits),    NUMBER(instances, struct config_limits),
-    NUMBER(threads, struct config_limits),        NUMBER(body_memory_mib, struct config_limits),
-    NUMBER(head_timeout_s, struct config_limits), NUMBER(min_available_mib, struct config_limits),
-    NUMBER(cache_mib, struct config_limits),      CYAML_FIELD_END};
+static const cyaml_schema_field_t limit_fields[] = {NUMBER(connections, struct config_limits),
+                                                    NUMBER(instances, struct config_limits),
+                                                    NUMBER(threads, struct config_limits),
+                                                    NUMBER(body_memory_mib, struct config_limits),
+                                                    NUMBER(head_timeout_s, struct config_limits),
+                                                    NUMBER(control_rate, struct config_limits),
+                                                    NUMBER(min_available_mib, struct config_limits),
+                                                    NUMBER(cache_mib, struct config_limits),
+                                                    CYAML_FIELD_END};
 static const cyaml_schema_field_t provisioned_fields[] = {
     NUMBER(most_percent, struct config_provisioned),
     NUMBER(target_percent, struct config_provisioned), CYAML_FIELD_END};
 static const cyaml_schema_field_t log_fields[] = {
     TEXT(level, struct config_log, 16), TEXT(file, struct config_log, 4095), CYAML_FIELD_END};
-static const cyaml_schema_field_t otlp_fields[] = {NEEDED(endpoint, struct config_otlp, 1024),
-                                                   CYAML_FIELD_END};
+static const cyaml_schema_field_t function_log_fields[] = {
+    NUMBER(function_mib, struct config_function_logs),
+    NUMBER(tenant_mib, struct config_function_logs), NUMBER(keep_days, struct config_function_logs),
+    NUMBER(rate_kib_s, struct config_function_logs), CYAML_FIELD_END};
+static const cyaml_schema_field_t otlp_fields[] = {
+    NEEDED(endpoint, struct config_otlp, 1024),
+    CYAML_FIELD_FLOAT_PTR("ratio", OPTIONAL, struct config_otlp, ratio), CYAML_FIELD_END};
+
+/* Who sees all tenants' metrics: who may open the Unix socket, or everybody. */
+static const cyaml_strval_t metrics_words[] = {{"socket", 0}, {"open", 1}};
 
 static const cyaml_schema_value_t network_entry = {
     CYAML_VALUE_STRING(CYAML_FLAG_POINTER, char, 1, 63)};
@@ -95,7 +107,11 @@ static const cyaml_schema_field_t config_fields[] = {
     CYAML_FIELD_MAPPING_PTR("provisioned", OPTIONAL, struct config, provisioned,
                             provisioned_fields),
     CYAML_FIELD_MAPPING_PTR("log", OPTIONAL, struct config, log, log_fields),
+    CYAML_FIELD_MAPPING_PTR("function_logs", OPTIONAL, struct config, function_logs,
+                            function_log_fields),
     CYAML_FIELD_MAPPING_PTR("otlp", OPTIONAL, struct config, otlp, otlp_fields),
+    CYAML_FIELD_ENUM("metrics", CYAML_FLAG_OPTIONAL | CYAML_FLAG_STRICT, struct config,
+                     open_metrics, metrics_words, CYAML_ARRAY_LEN(metrics_words)),
     CYAML_FIELD_MAPPING_PTR("destinations", OPTIONAL, struct config, destinations,
                             destination_fields),
     CYAML_FIELD_MAPPING_PTR("events", OPTIONAL, struct config, events, event_fields),
@@ -175,6 +191,32 @@ static int check_url(const struct yaml_file *file, const char *field, const char
     return yaml_wrong(file, err, field, "'%s' does not begin with http:// or https://", url);
 }
 
+static int check_otlp(const struct yaml_file *file, const struct config_otlp *otlp,
+                      struct error *err)
+{
+    if (!otlp)
+        return 0;
+    if (otlp->ratio && !(*otlp->ratio >= 0 && *otlp->ratio <= 1))
+        return yaml_wrong(file, err, "otlp.ratio", "it is not from 0 to 1");
+    return check_url(file, "otlp.endpoint", otlp->endpoint, err);
+}
+
+static int check_function_logs(const struct yaml_file *file,
+                               const struct config_function_logs *logs, struct error *err)
+{
+    int r = 0;
+
+    if (!logs)
+        return 0;
+    r = check_number(file, "function_logs.function_mib", logs->function_mib, 1 << 20, err);
+    if (r == 0)
+        r = check_number(file, "function_logs.tenant_mib", logs->tenant_mib, 1 << 24, err);
+    if (r == 0)
+        r = check_number(file, "function_logs.keep_days", logs->keep_days, 36500, err);
+    return r < 0 ? r
+                 : check_number(file, "function_logs.rate_kib_s", logs->rate_kib_s, 1 << 20, err);
+}
+
 static int check_proxies(const struct yaml_file *file, const struct config *config,
                          struct error *err)
 {
@@ -213,6 +255,7 @@ static int check_limits(const struct yaml_file *file, const struct config_limits
                    {"limits.threads", limits->threads, 256},
                    {"limits.body_memory_mib", limits->body_memory_mib, 1 << 20},
                    {"limits.head_timeout_s", limits->head_timeout_s, 3600},
+                   {"limits.control_rate", limits->control_rate, 1000000},
                    {"limits.min_available_mib", limits->min_available_mib, 1 << 30},
                    {"limits.cache_mib", limits->cache_mib, 1 << 30}};
 
@@ -309,8 +352,10 @@ static int check(const struct yaml_file *file, const struct config *config, stru
         r = check_log(file, config->log, err);
     if (r == 0)
         r = check_url(file, "public_url", config->public_url, err);
-    if (r == 0 && config->otlp)
-        r = check_url(file, "otlp.endpoint", config->otlp->endpoint, err);
+    if (r == 0)
+        r = check_otlp(file, config->otlp, err);
+    if (r == 0)
+        r = check_function_logs(file, config->function_logs, err);
     if (r == 0)
         r = check_proxies(file, config, err);
     if (r == 0)

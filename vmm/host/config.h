@@ -14,6 +14,10 @@
  *     allow: [10.0.0.0/8]          # networks to reach beside the global addresses
  *     spool: /var/spool/mayfly     # default <state>/spool
  *   events: {running: 64}          # how many run at once; see struct config_events
+ *   log: {level: info, file: /var/log/mayflyd.log}   # default standard error; SIGHUP: anew
+ *   function_logs: {function_mib: 10, tenant_mib: 1024, keep_days: 14, rate_kib_s: 1024}
+ *   metrics: socket                # or open: all tenants' for everybody
+ *   otlp: {endpoint: "http://127.0.0.1:4318", ratio: 0.1}   # spans
  *
  * Trust: the administrator's own. The file holds secrets: who else may read it is his to say, and
  * config_load() refuses one that everybody may read. Process: mayflyd. Threads: none of its own.
@@ -48,8 +52,10 @@ struct config_limits {
     uint32_t threads;
     uint32_t body_memory_mib;
     uint32_t head_timeout_s;
-    uint32_t min_available_mib; /* of memory, that instances leave to others */
-    uint32_t cache_mib;         /* of flattened snapshots on disk */
+    uint32_t control_rate; /* requests a second of a tenant's, but for invocations */
+    /* Of memory, that instances leave to others; 0: 5 %, 256 at least. */
+    uint32_t min_available_mib;
+    uint32_t cache_mib; /* of flattened snapshots on disk */
 };
 
 /* Of instances that are provisioned, in percent of what a configuration asks for. */
@@ -84,12 +90,18 @@ struct config_log {
 
 struct config_otlp {
     char *endpoint; /* http://host:4318 */
+    double *ratio;  /* of traces that begin here, 0 to 1: how many are sampled; NULL: all */
+};
+
+/* What functions print; 0: the default (log_store.h). */
+struct config_function_logs {
+    uint32_t function_mib, tenant_mib, keep_days, rate_kib_s;
 };
 
 struct config {
     char *listen, *socket, *state, *region, *public_url, *default_tenant; /* NULL: not said */
     bool unsigned_loopback;
-    bool cpu_quota; /* cpu: quota; false: share. See vmm/hypervisor/README.md */
+    bool cpu_quota;         /* cpu: quota; false: share. See vmm/hypervisor/README.md */
     char **trusted_proxies; /* addresses and networks: their X-Forwarded-For is believed */
     unsigned n_trusted_proxies;
     uint32_t keep_alive_s, shells;
@@ -99,7 +111,9 @@ struct config {
     struct config_limits *limits;
     struct config_provisioned *provisioned;
     struct config_log *log;
+    struct config_function_logs *function_logs;
     struct config_otlp *otlp;
+    bool open_metrics; /* metrics: open */
     struct config_destinations *destinations;
     struct config_events *events;
 };

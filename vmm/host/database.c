@@ -36,6 +36,7 @@ struct connection {
     sqlite3 *handle;
     struct connection *next; /* of the free readers */
     int changes_before;      /* handle's total when the transaction began */
+    bool is_aside;           /* its commit counts in no generation */
     struct prepared statements[STATEMENTS_MAX];
 };
 
@@ -448,9 +449,20 @@ int database_begin_write(struct database *database, struct connection **ret_conn
         pthread_mutex_unlock(&database->write_lock);
         return r;
     }
+    database->writer->is_aside = false;
     database->writer->changes_before = sqlite3_total_changes(database->writer->handle);
     *ret_connection = database->writer;
     return 0;
+}
+
+int database_begin_aside(struct database *database, struct connection **ret_connection,
+                         struct error *err)
+{
+    int r = database_begin_write(database, ret_connection, err);
+
+    if (r == 0)
+        (*ret_connection)->is_aside = true;
+    return r;
 }
 
 int database_end_write(struct connection *connection, int result, struct error *err)
@@ -464,7 +476,8 @@ int database_end_write(struct connection *connection, int result, struct error *
     /* After a full disk SQLite may have undone it all by itself. */
     if (result != 0 && !sqlite3_get_autocommit(connection->handle))
         sql_run(connection, &ignored, "ROLLBACK");
-    if (result == 0 && sqlite3_total_changes(connection->handle) != connection->changes_before)
+    if (result == 0 && !connection->is_aside &&
+        sqlite3_total_changes(connection->handle) != connection->changes_before)
         atomic_fetch_add_explicit(&database->generation, 1, memory_order_release);
     pthread_mutex_unlock(&database->write_lock);
     return result;

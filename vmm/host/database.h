@@ -41,6 +41,11 @@ int database_begin_write(struct database *database, struct connection **ret_conn
                          struct error *err);
 int database_end_write(struct connection *connection, int result, struct error *err);
 
+/* database_begin_aside - likewise, of what no generation counts: events come and go all the time,
+ * and nothing that is remembered of the rest is less true for it. */
+int database_begin_aside(struct database *database, struct connection **ret_connection,
+                         struct error *err);
+
 /* A value to bind: borrowed until the statement is got again. */
 struct sql_value {
     enum { SQL_NULL, SQL_NUMBER, SQL_REAL, SQL_TEXT, SQL_BLOB } kind;
@@ -100,5 +105,8 @@ int64_t connection_last_id(const struct connection *connection);
 
 /* database_backup - see registry_backup(). */
 int database_backup(struct database *database, const char *path, struct error *err);
+/* database_copy - the same of the database at @source, which another process may be using; its
+ * tables are left as they are. */
+int database_copy(const char *source, const char *path, struct error *err);
 
 #endif

@@ -21,10 +21,10 @@ static int copy(sqlite3 *from, sqlite3 *to, struct error *err)
     return code == SQLITE_OK ? 0 : database_error(to, code, "copy the database", err);
 }
 
-static int copy_to_file(struct database *database, const char *path, struct error *err)
+static int copy_to_file(const char *source, const char *path, struct error *err)
 {
     sqlite3 *from = NULL, *to = NULL;
-    int r = connection_open(database_path(database), 512, &from, err);
+    int r = connection_open(source, 512, &from, err);
 
     if (r == 0) {
         int code = sqlite3_open_v2(path, &to, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
@@ -41,7 +41,7 @@ static int copy_to_file(struct database *database, const char *path, struct erro
     return r;
 }
 
-int database_backup(struct database *database, const char *path, struct error *err)
+int database_copy(const char *source, const char *path, struct error *err)
 {
     char directory[PATH_MAX], temporary[PATH_MAX + TEMP_NAME_BYTES + 1];
     struct temp_file temp = {.fd = -1, .dir_fd = -1};
@@ -59,10 +59,15 @@ int database_backup(struct database *database, const char *path, struct error *e
     int r = temp_file_create(&temp, dir_fd, err);
     if (r == 0) {
         snprintf(temporary, sizeof(temporary), "%s/%s", directory, temp.name);
-        r = copy_to_file(database, temporary, err);
+        r = copy_to_file(source, temporary, err);
     }
     if (r == 0)
         r = temp_file_publish(&temp, name, 0600, err);
     temp_file_done(&temp);
     return r < 0 ? error_wrap(err, "back up to '%s'", path) : 0;
+}
+
+int database_backup(struct database *database, const char *path, struct error *err)
+{
+    return database_copy(database_path(database), path, err);
 }

@@ -224,10 +224,19 @@ static const char version_3[] =
     /* Deliveries go out by tenant in turn. */
     "CREATE INDEX deliveries_turn ON deliveries (tenant_id, due_ms);"
     "ALTER TABLE events ADD COLUMN traceparent TEXT;"; /* W3C */
+
+static const char version_4[] =
+    /* Resource policies; qualifier as above. statements: a JSON list. */
+    "CREATE TABLE policies ("
+    "  function_id INTEGER NOT NULL REFERENCES functions ON DELETE CASCADE,"
+    "  qualifier TEXT NOT NULL,"
+    "  revision TEXT NOT NULL,"
+    "  statements TEXT NOT NULL,"
+    "  PRIMARY KEY (function_id, qualifier)) STRICT;";
 /* clang-format on */
 
 /* The step at i brings version i to version i + 1. */
-static const char *const steps[] = {version_1, version_2, version_3};
+static const char *const steps[] = {version_1, version_2, version_3, version_4};
 
 static int read_number(sqlite3 *handle, const char *pragma, int *ret_value)
 {

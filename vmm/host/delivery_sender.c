@@ -54,7 +54,7 @@ struct job {
 /* --- the log --------------------------------------------------------------------------------- */
 
 /* A tenant decides how many of its deliveries fail: it must not decide how long the log gets. */
-static void say_failed(struct delivery_sender *sender, const char *request_id, const char *text)
+void delivery_sender_say(struct delivery_sender *sender, const char *request_id, const char *text)
 {
     uint64_t now_us = clock_now_us();
     unsigned n_unsaid = 0;
@@ -94,7 +94,7 @@ static void say_dropped(struct delivery_sender *sender, const struct delivery *d
     error_wrap(&said, "tenant '%s': the record for the %s is dropped after %u attempt%s",
                delivery->tenant, kind_text(delivery->kind), delivery->attempt,
                delivery->attempt == 1 ? "" : "s");
-    say_failed(sender, delivery->request_id, said.text);
+    delivery_sender_say(sender, delivery->request_id, said.text);
 }
 
 /* --- to a file ------------------------------------------------------------------------------- */
@@ -218,7 +218,7 @@ static void handle(struct delivery_sender *sender, const struct delivery *delive
     int finished =
         event_queue_delivered(sender->options.queue, delivery, outcome, &dropped, &finish_err);
     if (finished < 0 && finished != -ESTALE) /* it is sent again when its lease is over */
-        say_failed(sender, delivery->request_id, finish_err.text);
+        delivery_sender_say(sender, delivery->request_id, finish_err.text);
     if (finished == 0 && dropped)
         say_dropped(sender, delivery, &err);
 }
@@ -290,7 +290,7 @@ static uint64_t turn(void *opaque)
     if (event_queue_claim_deliveries(sender->options.queue,
                                      left < EVENT_CLAIM_MAX ? left : EVENT_CLAIM_MAX, LEASE_MS,
                                      &room, deliveries, &n, &wait_ms, &err) < 0) {
-        say_failed(sender, "", err.text);
+        delivery_sender_say(sender, "", err.text);
         return RETRY_MS;
     }
     for (size_t i = 0; i < n; i++)

@@ -32,6 +32,8 @@ int delivery_sender_new(const struct delivery_sender_options *options,
                         struct delivery_sender **ret_sender, struct error *err);
 /* delivery_sender_wake - there may be something to send. Any thread. */
 void delivery_sender_wake(struct delivery_sender *sender);
+/* delivery_sender_say - into the log, at the bounded rate of what tenants cause. Any thread. */
+void delivery_sender_say(struct delivery_sender *sender, const char *request_id, const char *text);
 /* delivery_sender_free - breaks off what is under way (it is sent after the next start). */
 void delivery_sender_free(struct delivery_sender *sender);
 

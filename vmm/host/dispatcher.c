@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "common/clock.h"
 #include "common/fd.h"
@@ -310,6 +311,16 @@ static uint32_t or_default(uint32_t value, uint32_t otherwise)
     return value ? value : otherwise;
 }
 
+static uint64_t least_available(const struct dispatcher_config *config)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
+
+    if (config->min_available_bytes)
+        return config->min_available_bytes;
+    return pages > 0 && page_bytes > 0 ? pool_policy_leave((uint64_t)pages * (uint64_t)page_bytes)
+                                       : pool_policy_leave(0);
+}
+
 static int make_pools(struct dispatcher *dispatcher, struct error *err)
 {
     const struct dispatcher_config *config = &dispatcher->config;
@@ -341,7 +352,7 @@ static int make_pools(struct dispatcher *dispatcher, struct error *err)
         .keep_alive_ms = config->keep_alive_ms ? config->keep_alive_ms : KEEP_ALIVE_DEFAULT_MS,
         .make_wait_ms = config->make_wait_ms,
         .max_instances = or_default(config->max_instances, INSTANCES_DEFAULT),
-        .min_available_bytes = config->min_available_bytes,
+        .min_available_bytes = least_available(config),
         .tracking_interval_ms = config->tracking_interval_ms,
         .interrupt_fd = dispatcher->interrupt_fd};
     return instance_pool_new(&pool, &dispatcher->pool, err);

@@ -21,14 +21,14 @@ struct invocation_result;
 /* 0 or NULL takes the default. All that it points to is borrowed for the dispatcher's life. */
 struct dispatcher_config {
     const struct hypervisor_ops *hypervisor; /* required */
-    const char *state;        /* directory, required: images/, snapshots/, run/ are below it */
-    const char *monitor_path; /* beside the running program */
-    const char *image;        /* of functions that name none */
-    const char *kernel;       /* required */
-    uint64_t keep_alive_ms;   /* 300 s */
-    uint64_t make_wait_ms;    /* 300 s */
-    uint32_t max_instances;   /* 1000 */
-    uint64_t min_available_bytes;
+    const char *state;            /* directory, required: images/, snapshots/, run/ are below it */
+    const char *monitor_path;     /* beside the running program */
+    const char *image;            /* of functions that name none */
+    const char *kernel;           /* required */
+    uint64_t keep_alive_ms;       /* 300 s */
+    uint64_t make_wait_ms;        /* 300 s */
+    uint32_t max_instances;       /* 1000 */
+    uint64_t min_available_bytes; /* pool_policy_leave() of this host's memory */
     uint64_t tracking_interval_ms;
     uint32_t shells_per_shape; /* 4 */
     uint32_t max_shells;       /* 16 */

@@ -7,7 +7,7 @@
 #include "event_internal.h"
 
 /* Functions looked at in one claim: what bounds its time when few of many have something due. */
-enum { EXAMINED_MAX = 512, LEASE_MAX_MS = 24 * 3600 * 1000 };
+enum { EXAMINED_MAX = 512, LEASE_MAX_MS = 24 * 3600 * 1000, PAUSE_MS = 50 };
 
 void event_free(struct event *event)
 {
@@ -238,6 +238,8 @@ static int claim_now(struct claim *claim, uint64_t *ret_wait_ms, struct error *e
     if (r == 0) /* what is due after a whole round waits for room, not for a time */
         r = read_wait(claim->connection, claim->is_round ? claim->now_ms : 0, claim->now_ms,
                       ret_wait_ms, err);
+    if (claim->n == 0 && claim->examined == EXAMINED_MAX && *ret_wait_ms < PAUSE_MS)
+        *ret_wait_ms = PAUSE_MS; /* many have something due that there is no room for */
     r = event_end(claim->queue, claim->connection, r, err);
     for (size_t i = 0; r < 0 && i < claim->n; i++)
         event_free(claim->events[i]);
@@ -278,7 +280,7 @@ int event_queue_extend(struct event_queue *queue, const struct event_lease *leas
     struct connection *connection;
     size_t n_lost = 0;
     int r = lease_ms > LEASE_MAX_MS ? error_say(err, EINVAL, "extend a lease so far")
-                                    : database_begin_write(queue->database, &connection, err);
+                                    : database_begin_aside(queue->database, &connection, err);
 
     if (r < 0)
         return r;

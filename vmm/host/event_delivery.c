@@ -5,7 +5,7 @@
 
 #include "event_internal.h"
 
-enum { ATTEMPTS_MAX = 5, LEASE_MAX_MS = 3600 * 1000, EXAMINED_MAX = 512 };
+enum { ATTEMPTS_MAX = 5, LEASE_MAX_MS = 3600 * 1000, EXAMINED_MAX = 512, PAUSE_MS = 50 };
 
 void delivery_free(struct delivery *delivery)
 {
@@ -196,6 +196,8 @@ static int claim_now(struct claim *claim, uint64_t *ret_wait_ms, struct error *e
     if (r == 0)
         r = read_wait(claim->connection, claim->is_round ? claim->now_ms : 0, claim->now_ms,
                       ret_wait_ms, err);
+    if (claim->n == 0 && claim->examined == EXAMINED_MAX && *ret_wait_ms < PAUSE_MS)
+        *ret_wait_ms = PAUSE_MS; /* many have something due that there is no room for */
     r = event_end(claim->queue, claim->connection, r, err);
     for (size_t i = 0; r < 0 && i < claim->n; i++)
         delivery_free(claim->deliveries[i]);

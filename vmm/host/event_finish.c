@@ -123,7 +123,19 @@ static bool split_arn(const char *arn, const char *account_id, char name[FUNCTIO
     return true;
 }
 
-/* 1 sent, 0 it cannot be, -errno. */
+/* Never held up by it, the event's end only says why. */
+static int drop(struct event_queue *queue, const struct parcel *parcel, const char *why)
+{
+    memcpy(queue->dropped_id, parcel->row->request_id, sizeof(queue->dropped_id));
+    error_say(&queue->dropped_why, EIO, "tenant '%s': a record of '%s' for '%s' is dropped: %s",
+              parcel->row->tenant, parcel->row->function, shown(parcel->target).text, why);
+    queue->new_dropped++;
+    return 0;
+}
+
+static const char no_room[] = "the tenant's queue is full";
+
+/* 1 sent, 0 dropped, -errno. */
 static int send_to_function(struct event_queue *queue, struct connection *connection,
                             const struct parcel *parcel, struct error *err)
 {
@@ -138,22 +150,24 @@ static int send_to_function(struct event_queue *queue, struct connection *connec
     enum qualifier_kind kind;
     int r;
 
-    if (event.hops > EVENT_HOPS_MAX ||
-        !split_arn(parcel->target, parcel->row->account_id, name, &key.qualifier))
-        return 0;
+    if (event.hops > EVENT_HOPS_MAX)
+        return drop(queue, parcel, "events led to events too often");
+    if (!split_arn(parcel->target, parcel->row->account_id, name, &key.qualifier))
+        return drop(queue, parcel, "it is no function of this tenant's");
     r = row_check_qualifier(connection, &key, &event.ids, &kind, &event.qualifier, err);
     if (r == -ENOENT || r == -EINVAL)
-        return 0;
+        return drop(queue, parcel, "there is no such function");
     if (r == 0)
         r = event_check_room(queue, connection, event.ids.tenant_id, parcel->len, err);
     if (r <= 0)
-        return r;
+        return r < 0 ? r : drop(queue, parcel, no_room);
     r = identity_request(request_id, err);
     if (r == 0)
         r = event_insert(queue, connection, &event, err);
     return r < 0 ? r : 1;
 }
 
+/* As above. */
 static int send_out(struct event_queue *queue, struct connection *connection,
                     const struct parcel *parcel, struct error *err)
 {
@@ -161,7 +175,7 @@ static int send_out(struct event_queue *queue, struct connection *connection,
     int r = event_check_room(queue, connection, row->ids.tenant_id, parcel->len, err);
 
     if (r <= 0)
-        return r;
+        return r < 0 ? r : drop(queue, parcel, no_room);
     r = sql_run(connection, err,
                 "INSERT INTO deliveries (tenant_id, kind, target, request_id, error_code,"
                 " error_message, due_ms, bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
@@ -183,8 +197,6 @@ static int send(struct event_queue *queue, struct connection *connection,
                 ? send_to_function(queue, connection, parcel, err)
                 : send_out(queue, connection, parcel, err);
 
-    if (r == 0)
-        queue->new_dropped++;
     return r < 0 ? r : 0;
 }
 

@@ -17,12 +17,15 @@ struct event_queue {
     uint64_t max_tenant_events, max_tenant_bytes;
     uint64_t (*now_ms)(void);
     void (*has_delivery)(void *opaque);
+    void (*say_dropped)(void *opaque, const char *request_id, const char *text);
     void *opaque;
     atomic_uint_fast64_t dropped;
     /* With the database's write transaction: */
     int64_t cursor;                       /* the function whose event was claimed last */
     int64_t delivery_cursor;              /* the tenant whose delivery was */
     uint64_t new_dropped, new_deliveries; /* in this transaction */
+    char dropped_id[REQUEST_ID_BYTES];    /* of the last that an event's end dropped; "": none */
+    struct error dropped_why;
     /* With lock: enqueuers that wait for a flush (event_queue.c). */
     pthread_mutex_t lock;
     pthread_cond_t flushed;

@@ -74,6 +74,7 @@ int event_queue_open(struct database *database, const struct event_queue_options
     queue->max_tenant_bytes = or_default(options->max_tenant_bytes, 1ull << 30);
     queue->now_ms = options->now_ms ? options->now_ms : wall_clock_ms;
     queue->has_delivery = options->has_delivery;
+    queue->say_dropped = options->dropped;
     queue->opaque = options->opaque;
     queue->last_waiting = &queue->first_waiting;
     pthread_mutex_init(&queue->lock, NULL); /* with default attributes neither fails on Linux */
@@ -103,10 +104,12 @@ void event_queue_close(struct event_queue *queue)
 
 int event_begin(struct event_queue *queue, struct connection **ret_connection, struct error *err)
 {
-    int r = database_begin_write(queue->database, ret_connection, err);
+    int r = database_begin_aside(queue->database, ret_connection, err);
 
-    if (r == 0)
+    if (r == 0) {
         queue->new_dropped = queue->new_deliveries = 0;
+        queue->dropped_id[0] = '\0';
+    }
     return r;
 }
 
@@ -114,11 +117,19 @@ int event_end(struct event_queue *queue, struct connection *connection, int resu
               struct error *err)
 {
     uint64_t dropped = queue->new_dropped, deliveries = queue->new_deliveries;
+    char id[REQUEST_ID_BYTES] = "";
+    struct error why = {0};
 
+    if (queue->dropped_id[0]) { /* after the transaction, they are the next one's */
+        memcpy(id, queue->dropped_id, sizeof(id));
+        why = queue->dropped_why;
+    }
     result = database_end_write(connection, result, err);
     if (result < 0)
         return result;
     atomic_fetch_add(&queue->dropped, dropped);
+    if (id[0] && queue->say_dropped)
+        queue->say_dropped(queue->opaque, id, why.text);
     if (deliveries > 0 && queue->has_delivery)
         queue->has_delivery(queue->opaque);
     return result;

@@ -49,6 +49,8 @@ struct event_queue_options {
     uint64_t (*now_ms)(void);   /* NULL: the real clock */
     /* A delivery was committed; on the thread that did it. May be NULL. */
     void (*has_delivery)(void *opaque);
+    /* A record was dropped here, and why: for the log. As has_delivery. */
+    void (*dropped)(void *opaque, const char *request_id, const char *text);
     void *opaque;
 };
 

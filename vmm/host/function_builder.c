@@ -18,6 +18,7 @@ enum {
     SAID_MAX = 256,
     LOOK_S = 1,  /* while something is put off */
     REST_S = 60, /* while nothing is; a change wakes */
+    AGAIN_MS = 2000,
 };
 
 /* What was last said of a build, so that it is said once. */
@@ -105,6 +106,13 @@ static bool has_init_failed(const struct attempt *a, struct build_failure *ret_f
     return a->result.kind != INVOKED_OK;
 }
 
+/* An init phase that took too long, or lost its guest, may have met a busy host: once more. */
+static bool deserves_another(const struct attempt *a)
+{
+    return (a->result.kind == INVOKED_TIMEOUT || a->result.kind == INVOKED_SANDBOX_ERROR) &&
+           a->pending->tries + 1 < BUILD_CRASH_TRIES_MAX;
+}
+
 /* The host's fault. Returns 0 if the build has ended, 1 if it is put off, or -errno. */
 static int give_up_or_put_off(struct attempt *a, int r, struct error *why, struct error *err)
 {
@@ -138,6 +146,12 @@ static int build_version(struct attempt *a, enum build_end *ret_end, struct erro
     if (r < 0) {
         *ret_end = BUILD_FAILED;
         return give_up_or_put_off(a, r, &why, err);
+    }
+    if (deserves_another(a)) {
+        *ret_end = BUILD_FAILED;
+        r = registry_put_off_build(a->builder->options.registry, a->pending->build_id, AGAIN_MS,
+                                   "The init phase took too long; it is tried again", err);
+        return r == 0 ? 1 : r;
     }
     *ret_end = has_init_failed(a, &failure) ? BUILD_FAILED : BUILD_SERVES;
     return registry_finish_build(a->builder->options.registry, a->pending->build_id,

@@ -12,7 +12,7 @@
 #include "common/fd.h"
 #include "images/image_sha256.h"
 
-enum { KEY_HEX = 16 };
+enum { KEY_HEX = 16, LABEL_MAX = 38 };
 
 /* --- keys ---------------------------------------------------------------------------------- */
 
@@ -41,7 +41,7 @@ static int digest_texts(const char *const *texts, size_t n, char ret_hex[IMAGE_D
 /* What a tree is of: found once, used for all its levels. */
 struct tree {
     struct image_info image, kernel;
-    char size[32]; /* memory and vCPUs */
+    char size[64]; /* memory, the function's part of it, and vCPUs */
     char runtime_key[IMAGE_DIGEST_HEX + 1];
     char function_key[IMAGE_DIGEST_HEX + 1];
     char configuration_digest[IMAGE_DIGEST_HEX + 1];
@@ -51,19 +51,20 @@ static int digest_configuration(const struct instance_function *function,
                                 char ret_hex[IMAGE_DIGEST_HEX + 1], struct error *err)
 {
     size_t n = 0;
-    char tmp[16];
+    char memory[48];
     AUTO_FREE const char **texts = calloc(7 + 2 * function->n_environment, sizeof(char *));
 
     if (!texts)
         return error_set(err, ENOMEM, "digest a snapshot's key");
-    snprintf(tmp, sizeof(tmp), "%u", function->tmp_mib);
+    snprintf(memory, sizeof(memory), "%u MiB, /tmp %u MiB", function->memory_mib,
+             function->tmp_mib);
+    texts[n++] = memory;
     texts[n++] = function->owner ? function->owner : "";
     texts[n++] = function->runtime;
     texts[n++] = function->handler ? function->handler : "";
     texts[n++] = function->name;
     texts[n++] = function->version;
     texts[n++] = function->arn ? function->arn : "";
-    texts[n++] = tmp;
     for (size_t i = 0; i < function->n_environment; i++) {
         texts[n++] = function->environment[i].name;
         texts[n++] = function->environment[i].value;
@@ -83,8 +84,9 @@ static int find_tree(const struct function_snapshot_config *config,
         r = digest_configuration(function, tree->configuration_digest, err);
     if (r < 0)
         return r;
-    snprintf(tree->size, sizeof(tree->size), "%u MiB, %u vCPUs", instance->memory_mib,
-             instance->vcpus);
+    /* An interpreter that was started ahead has its heap's limit for good. */
+    snprintf(tree->size, sizeof(tree->size), "%u MiB, %u of them its own, %u vCPUs",
+             instance->memory_mib, function->memory_mib, instance->vcpus);
     const char *runtime[] = {MAYFLY_VERSION,
                              tree->kernel.digest,
                              tree->image.digest,
@@ -103,12 +105,15 @@ static int find_tree(const struct function_snapshot_config *config,
     return digest_texts(whole, sizeof(whole) / sizeof(whole[0]), tree->function_key, err);
 }
 
-static void name_of_level(const struct tree *tree, enum snapshot_level level, char *name,
-                          size_t size)
+/* @label: of a function's, or NULL. */
+static void name_of_level(const struct tree *tree, enum snapshot_level level, const char *label,
+                          char *name, size_t size)
 {
     const char *key = level == SNAPSHOT_FUNCTION ? tree->function_key : tree->runtime_key;
+    bool has_label = level == SNAPSHOT_FUNCTION && label;
 
-    snprintf(name, size, "%s-%.*s", snapshot_level_name(level), KEY_HEX, key);
+    snprintf(name, size, "%s-%.*s%s%.*s", snapshot_level_name(level), LABEL_MAX,
+             has_label ? label : "", has_label ? "-" : "", KEY_HEX, key);
 }
 
 static int find_level(const struct function_snapshot_config *config, const char *name,
@@ -135,7 +140,7 @@ int function_snapshot_find(const struct function_snapshot_config *config,
 
     if (r < 0)
         return r;
-    name_of_level(&tree, SNAPSHOT_FUNCTION, name, sizeof(name));
+    name_of_level(&tree, SNAPSHOT_FUNCTION, function->label, name, sizeof(name));
     return find_level(config, config->name ? config->name : name, ret_manifest, err);
 }
 
@@ -187,7 +192,7 @@ static int describe(const struct function_snapshot_config *config,
     if (level == SNAPSHOT_FUNCTION && config->name)
         snprintf(to->name, sizeof(to->name), "%s", config->name);
     else
-        name_of_level(tree, level, to->name, sizeof(to->name));
+        name_of_level(tree, level, function->label, to->name, sizeof(to->name));
     snprintf(to->parent, sizeof(to->parent), "%s", parent);
     memcpy(to->kernel_digest, tree->kernel.digest, sizeof(to->kernel_digest));
     memcpy(to->root_digests[0], tree->image.digest, sizeof(to->root_digests[0]));
@@ -293,7 +298,7 @@ static int make_runtime(const struct function_snapshot_config *config,
     if (r == 0)
         r = freeze_level(config, function, tree, instance, SNAPSHOT_BASE, "", &base, err);
     if (r == 0)
-        r = instance_preload(instance, function->runtime, err);
+        r = instance_preload(instance, function->runtime, function->memory_mib, err);
     if (r == 0)
         r = freeze_level(config, function, tree, instance, SNAPSHOT_RUNTIME, base.id, ret_manifest,
                          err);
@@ -308,7 +313,7 @@ static int take_runtime(const struct function_snapshot_config *config,
 {
     char name[SNAPSHOT_NAME_MAX + 1];
 
-    name_of_level(tree, SNAPSHOT_RUNTIME, name, sizeof(name));
+    name_of_level(tree, SNAPSHOT_RUNTIME, NULL, name, sizeof(name));
     int r = find_level(config, name, ret_manifest, err);
     *ret_made = r == -ENOENT;
     return r == -ENOENT ? make_runtime(config, function, tree, ret_manifest, err) : r;

@@ -150,6 +150,7 @@ static int start_vm(struct instance *instance, const char *image, const char *ke
     const struct shell_shape shape = {.image = image,
                                       .cpu_template = config->cpu_template,
                                       .memory_mib = config->memory_mib,
+                                      .cpu_mib = config->cpu_mib,
                                       .vcpus = config->vcpus};
     uint64_t start_ns = clock_now_ns();
     int r;
@@ -325,12 +326,34 @@ static int enforce_timeout(struct instance *instance, uint64_t spent_us,
     return 0;
 }
 
-uint64_t instance_tmp_bytes(uint32_t memory_mib, uint32_t tmp_mib)
+uint32_t instance_vm_memory_mib(uint32_t memory_mib, uint32_t tmp_mib)
 {
-    uint64_t half = (uint64_t)memory_mib * MIB / 2;
-    uint64_t wanted = (uint64_t)(tmp_mib ? tmp_mib : TMP_DEFAULT_MIB) * MIB;
+    return memory_mib + tmp_mib + GUEST_SYSTEM_MIB;
+}
 
-    return half < wanted ? half : wanted;
+uint64_t instance_tmp_bytes(uint32_t tmp_mib, uint32_t vm_memory_mib)
+{
+    uint64_t half = (uint64_t)vm_memory_mib * MIB / 2;
+
+    if (tmp_mib > 0)
+        return (uint64_t)tmp_mib * MIB;
+    return half < TMP_MAX_BYTES ? half : TMP_MAX_BYTES;
+}
+
+void instance_prefer(struct instance *instance)
+{
+    if (!instance->is_preferred && instance->vm)
+        instance->config.hypervisor->prefer(instance->vm);
+    instance->is_preferred = true;
+}
+
+enum { WAITED_MS = 1000 };
+
+/* Held ready, it is as good as warm: nobody waited for its restore. */
+static bool has_waited(const struct instance *instance)
+{
+    return instance->restored_ns > 0 &&
+           clock_now_ns() - instance->restored_ns > WAITED_MS * 1000000ull;
 }
 
 int instance_prepare(struct instance *instance, const struct instance_function *function,
@@ -348,9 +371,9 @@ int instance_prepare(struct instance *instance, const struct instance_function *
         .log_stream = instance->id,
         .environment = function->environment,
         .n_environment = function->n_environment,
-        .memory_mib = instance->config.memory_mib,
+        .memory_mib = function->memory_mib ? function->memory_mib : instance->config.memory_mib,
         .init_timeout_ms = patience->init_ms,
-        .tmp_bytes = instance_tmp_bytes(instance->config.memory_mib, function->tmp_mib),
+        .tmp_bytes = instance_tmp_bytes(function->tmp_mib, instance->config.memory_mib),
         .max_log_bytes = MAX_LOG_BYTES};
     uint64_t start_ns = clock_now_ns();
     uint64_t send_ms =
@@ -362,6 +385,7 @@ int instance_prepare(struct instance *instance, const struct instance_function *
     snprintf(made_up, sizeof(made_up), "arn:aws:lambda:local:000000000000:function:%s",
              function->name);
     snprintf(group, sizeof(group), "/aws/lambda/%s", function->name);
+    instance_prefer(instance);
     instance_tell(instance, STAGE_INIT);
     r = agent_client_init(instance->agent, &prepare, function->package, send_ms,
                           patience->init_ms + patience->grace_ms, ret_result, err);
@@ -392,6 +416,8 @@ int instance_invoke(struct instance *instance, const struct agent_event *event,
 
     if (r < 0)
         return r;
+    if (!instance->is_preferred && has_waited(instance))
+        instance_prefer(instance);
     instance_tell(instance, STAGE_INVOKE);
     /* A guest that does not even read its event is not waited for any longer than a slow one. */
     told.rebirth = instance->is_reborn ? &rebirth : NULL;
@@ -403,6 +429,7 @@ int instance_invoke(struct instance *instance, const struct agent_event *event,
         return enforce_timeout(instance, instance->timings.invoke_us, ret_result, err);
     if (r < 0)
         return instance_broken(instance, r, err);
+    instance_prefer(instance);
     r = instance_step(instance, event_of(ret_result->outcome, EVENT_ANSWERED), err);
     if (r < 0)
         agent_result_done(ret_result);

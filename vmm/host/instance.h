@@ -50,7 +50,8 @@ struct instance_config {
     enum vm_cpu cpu;
     bool seccomp_trap;        /* see vm_config */
     const char *cpu_template; /* common/cpu_template.h; NULL: the host's CPU */
-    uint32_t memory_mib;
+    uint32_t memory_mib;      /* of the VM: see instance_vm_memory_mib() */
+    uint32_t cpu_mib;         /* the function's: its part of the CPUs follows; 0: memory_mib */
     uint32_t vcpus;
     struct shell_pool *shells;   /* borrowed: where a restore gets its shell; NULL: it makes one */
     int interrupt_fd;            /* borrowed for life; readable means stop waiting; may be -1 */
@@ -74,6 +75,9 @@ struct instance_function {
     /* Whose it is. What an init phase made, keys and all, is in a snapshot: functions of two owners
      * never share one, be their code the same to the last byte. NULL: of whoever has the state. */
     const char *owner;
+    /* Put into the name of its snapshot, for who collects those that are of no more use: letters,
+     * digits, '.', '-'; up to 38. NULL: nothing is. */
+    const char *label;
     const char *runtime;
     const char *handler;
     const char *name;
@@ -81,9 +85,17 @@ struct instance_function {
     const struct agent_variable *environment;
     size_t n_environment;
     const struct package *package;
-    const char *arn;  /* NULL: one is made up */
-    uint32_t tmp_mib; /* of /tmp, as far as the memory allows; 0: 512 */
+    uint32_t memory_mib; /* what its processes may take; 0: all that the VM has */
+    uint32_t tmp_mib;    /* size of /tmp, beside that; 0: half of the VM's memory, at most 512 */
+    const char *arn;     /* NULL: one is made up */
 };
+
+/*
+ * instance_vm_memory_mib - the memory of a VM for a function that may take @memory_mib and has a
+ * /tmp of @tmp_mib, which lies in memory: both, and what the guest's kernel and agent need. Memory
+ * that nobody touches costs the host nothing, nor a restore any time.
+ */
+uint32_t instance_vm_memory_mib(uint32_t memory_mib, uint32_t tmp_mib);
 
 /*
  * instance_boot - decompress what is needed, start the VM, wait for its agent.
@@ -115,8 +127,10 @@ struct instance_frozen {
     bool has_function; /* frozen after the init phase: events may follow at once */
 };
 
-/* instance_preload - the runtime's process without a function, in a booted instance. */
-int instance_preload(struct instance *instance, const char *runtime, struct error *err);
+/* instance_preload - the runtime's process without a function, in a booted instance. @memory_mib:
+ * of the function to come, as far as the runtime wants to know it ahead; 0: all that the VM has. */
+int instance_preload(struct instance *instance, const char *runtime, uint32_t memory_mib,
+                     struct error *err);
 
 /*
  * instance_freeze - the function's before-snapshot hooks, then the guest at rest, paused, and

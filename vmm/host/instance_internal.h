@@ -9,8 +9,9 @@
 
 enum {
     MIB = 1 << 20,
-    MAX_LOG_BYTES = 1 * MIB, /* of a phase, forwarded; the rest is counted */
-    TMP_DEFAULT_MIB = 512,   /* as in Lambda */
+    MAX_LOG_BYTES = 1 * MIB,   /* of a phase, forwarded; the rest is counted */
+    TMP_MAX_BYTES = 512 * MIB, /* where none was asked for */
+    GUEST_SYSTEM_MIB = 32,     /* the guest's kernel, its agent, the code's files */
 };
 
 /* How long the host waits. Where KVM emulates the guest's kernel mode, all of it takes longer. */
@@ -59,8 +60,10 @@ struct instance {
     struct vm *vm;                  /* owned; NULL once destroyed */
     struct agent_client *agent;     /* owned; NULL before Hello and after a break */
     const struct patience *patience;
-    uint64_t started_ns; /* when start() returned: the guest runs */
-    bool is_reborn;      /* restored, and the guest has not been told who it is now */
+    uint64_t started_ns;  /* when start() returned: the guest runs */
+    uint64_t restored_ns; /* when it was taken from its snapshot; 0: it was not */
+    bool is_preferred;    /* over VMs that have yet to start */
+    bool is_reborn;       /* restored, and the guest has not been told who it is now */
     uint64_t private_bytes;
     char jail_missing[sizeof(((struct vm_status *)0)->jail_missing)];
     struct agent_hello hello;
@@ -86,9 +89,12 @@ int instance_new(const struct instance_config *config, struct instance **ret_ins
 /* instance_be_patient - as this host needs it. */
 void instance_be_patient(struct instance *instance, bool emulates_supervisor);
 
+/* instance_prefer - it has started: from now on it comes before those that start. */
+void instance_prefer(struct instance *instance);
+
 /* instance_drop_vm - what there is of a VM and its directory. */
 void instance_drop_vm(struct instance *instance);
 
-uint64_t instance_tmp_bytes(uint32_t memory_mib, uint32_t tmp_mib);
+uint64_t instance_tmp_bytes(uint32_t tmp_mib, uint32_t vm_memory_mib);
 
 #endif

@@ -138,7 +138,7 @@ static void to_idle_before(struct instance_pool *pool, struct pool_slot *slot,
     pool->n_idle++;
     pthread_cond_signal(&version->changed);
     if (pool->n_idle == 1)
-        pthread_cond_signal(&pool->work); /* there is something to look after again */
+        pool_keepers_expect(pool, slot->idle_since_ns);
 }
 
 void pool_slot_to_idle(struct instance_pool *pool, struct pool_slot *slot)
@@ -676,32 +676,37 @@ void instance_pool_invalidate(struct instance_pool *pool, const char *tenant, co
     pthread_mutex_unlock(&pool->lock);
 }
 
-/* The builds of @version that are, or are not, its own. */
-static void retire_builds(struct instance_pool *pool, const struct function_version *version,
-                          bool own)
+static bool is_of(const struct pool_version *version, const char *tenant, const char *function)
+{
+    return strcmp(version->tenant, tenant) == 0 && strcmp(version->name, function) == 0;
+}
+
+size_t instance_pool_list_builds(struct instance_pool *pool, const char *tenant,
+                                 const char *function, uint64_t *ret_build_ids, size_t max)
+{
+    const struct pool_version *item;
+    size_t n = 0;
+
+    pthread_mutex_lock(&pool->lock);
+    TAILQ_FOREACH(item, &pool->versions, in_all)
+    if (n < max && is_of(item, tenant, function))
+        ret_build_ids[n++] = item->build_id;
+    pthread_mutex_unlock(&pool->lock);
+    return n;
+}
+
+void instance_pool_drop_build(struct instance_pool *pool, const char *tenant, const char *function,
+                              uint64_t build_id)
 {
     struct pool_version *next;
 
     pthread_mutex_lock(&pool->lock);
     for (struct pool_version *item = TAILQ_FIRST(&pool->versions); item; item = next) {
         next = TAILQ_NEXT(item, in_all);
-        if ((item->build_id == version->build_id) == own &&
-            strcmp(item->tenant, version->tenant) == 0 &&
-            strcmp(item->name, version->function.name) == 0 &&
-            strcmp(item->version, version->function.version) == 0)
+        if (item->build_id == build_id && is_of(item, tenant, function))
             pool_version_retire(pool, item);
     }
     pthread_mutex_unlock(&pool->lock);
-}
-
-void instance_pool_keep_build(struct instance_pool *pool, const struct function_version *version)
-{
-    retire_builds(pool, version, false);
-}
-
-void instance_pool_drop_build(struct instance_pool *pool, const struct function_version *version)
-{
-    retire_builds(pool, version, true);
 }
 
 /* --- figures --------------------------------------------------------------------------------- */
@@ -761,6 +766,7 @@ int instance_pool_new(const struct instance_pool_config *config, struct instance
     TAILQ_INIT(&pool->idle);
     TAILQ_INIT(&pool->doomed);
     pool->tracked_ns = clock_now_ns();
+    pool->look_ns = UINT64_MAX;
     pool->concurrency = concurrency_new();
     int r = pool->concurrency ? pool_keepers_start(pool, err)
                               : error_set(err, ENOMEM, "make the pool of instances");

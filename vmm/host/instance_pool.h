@@ -109,13 +109,27 @@ int instance_pool_provision(struct instance_pool *pool, const struct function_ve
 void instance_pool_invalidate(struct instance_pool *pool, const char *tenant, const char *function,
                               const char *version);
 
+/* instance_pool_list_builds - those of the function that the pool has anything of, @max at most.
+ * Returns how many. instance_pool_drop_build - one of them is no longer used: it ends as above. */
+size_t instance_pool_list_builds(struct instance_pool *pool, const char *tenant,
+                                 const char *function, uint64_t *ret_build_ids, size_t max);
+void instance_pool_drop_build(struct instance_pool *pool, const char *tenant, const char *function,
+                              uint64_t build_id);
+
 /*
- * instance_pool_keep_build - @version's build has taken over: all others of the same version end as
- * above. instance_pool_drop_build - it is nobody's any more: it ends, whoever has just used it.
- * Of @version tenant, name, version and build_id are used.
+ * instance_pool_open - open the version's snapshot, so that a restore has nothing to wait for but
+ * the guest, and have a shell made for it. Makes nothing: -ENOENT where there is none. Else as the
+ * source's find().
  */
-void instance_pool_keep_build(struct instance_pool *pool, const struct function_version *version);
-void instance_pool_drop_build(struct instance_pool *pool, const struct function_version *version);
+int instance_pool_open(struct instance_pool *pool, const struct function_version *version,
+                       struct error *err);
+
+/* instance_pool_each_version - what is known at present, the most recently used first. Of each only
+ * tenant, name, version and build_id are set, borrowed for the call. @visit must not call the pool;
+ * what it returns but true ends the walk. */
+typedef bool pool_version_visitor(void *opaque, const struct function_version *version);
+void instance_pool_each_version(struct instance_pool *pool, pool_version_visitor *visit,
+                                void *opaque);
 
 struct pool_counts {
     uint32_t live; /* instances, those being started or ended too */

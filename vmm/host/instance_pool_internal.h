@@ -78,12 +78,14 @@ struct instance_pool {
     bool is_ending;       /* keepers go, too */
     struct concurrency *concurrency;
     LIST_HEAD(, pool_version) buckets[POOL_BUCKETS];
-    TAILQ_HEAD(, pool_version) versions;
+    TAILQ_HEAD(version_list, pool_version) versions;
     struct slot_list idle;   /* the unused ones of builds, then the least recently used first */
     struct slot_list doomed; /* to be ended by a keeper */
+    uint32_t n_ending;       /* being ended */
     uint32_t leases;         /* out, or on their way out */
     uint32_t n_live, n_idle, n_unused, n_busy, n_starting, n_versions;
     uint64_t swept_ns;       /* when idle instances were last looked at */
+    uint64_t look_ns;        /* when a keeper that waits looks again by itself, at the latest */
     uint64_t tracked_ns;     /* when an interval of target tracking last began */
     uint64_t memory_read_ns; /* /proc/meminfo */
     bool is_short;           /* it said so */
@@ -128,6 +130,9 @@ int pool_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t at_ns);
 /* pool_keeper.c */
 int pool_keepers_start(struct instance_pool *pool, struct error *err);
 void pool_keepers_join(struct instance_pool *pool);
+/* pool_keepers_expect - since @now_ns there is an idle instance again: a keeper must look at it in
+ * time. One is woken only if none will be awake by then: warm events come and go without. */
+void pool_keepers_expect(struct instance_pool *pool, uint64_t now_ns);
 /* pool_end_one_idle - the first that @reason allows. Was there one? */
 bool pool_end_one_idle(struct instance_pool *pool, enum pool_reason reason);
 /* pool_is_short_of_memory - by /proc/meminfo, if the configuration asks for it. */

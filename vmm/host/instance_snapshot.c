@@ -23,13 +23,14 @@ static int outcome_error(const struct agent_result *result, const char *what, st
                      result->message[0] ? result->message : "the agent does not say why");
 }
 
-int instance_preload(struct instance *instance, const char *runtime, struct error *err)
+int instance_preload(struct instance *instance, const char *runtime, uint32_t memory_mib,
+                     struct error *err)
 {
     struct agent_result result;
 
     instance_tell(instance, STAGE_INIT);
-    int r = agent_client_preload(instance->agent, runtime,
-                                 instance_tmp_bytes(instance->config.memory_mib, 0), MAX_LOG_BYTES,
+    int r = agent_client_preload(instance->agent, runtime, memory_mib,
+                                 instance_tmp_bytes(0, instance->config.memory_mib), MAX_LOG_BYTES,
                                  instance->patience->init_ms, &result, err);
     if (r < 0)
         return instance_broken(instance, r, err);
@@ -90,6 +91,7 @@ static int take_up(struct instance *instance, const struct instance_frozen *froz
     if (r < 0)
         return r;
     instance->is_reborn = true;
+    instance->restored_ns = clock_now_ns();
     return instance_step(instance,
                          frozen->has_function ? EVENT_RESTORED_IDLE : EVENT_RESTORED_READY, err);
 }
@@ -162,6 +164,7 @@ static int restore(struct instance *instance, const struct instance_frozen *froz
     const struct shell_shape shape = {.image = found ? found : config->image_path,
                                       .cpu_template = config->cpu_template,
                                       .memory_mib = config->memory_mib,
+                                      .cpu_mib = config->cpu_mib,
                                       .vcpus = config->vcpus};
 
     if (r == 0)

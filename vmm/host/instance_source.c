@@ -20,6 +20,7 @@ struct instance_source {
 
 struct frozen_version {
     struct function_frozen parts;
+    uint32_t cpu_mib; /* the function's memory */
 };
 
 enum { OWNER_BYTES = 256 };
@@ -58,9 +59,13 @@ static int work_init(struct work *work, const struct instance_source *source,
     work->config.instance.shells = source->config.shells;
     if (version->image)
         work->config.instance.image = version->image;
-    work->config.instance.memory_mib = version->memory_mib;
+    work->config.instance.memory_mib =
+        instance_vm_memory_mib(version->memory_mib, version->tmp_mib);
+    work->config.instance.cpu_mib = version->memory_mib;
     work->config.instance.vcpus = version->vcpus;
     work->function = version->function;
+    work->function.memory_mib = version->memory_mib;
+    work->function.tmp_mib = version->tmp_mib;
     /* The build as well: one that is made anew has an init phase of its own. It is unique, and
      * first: a tenant's name that does not fit does no harm. */
     snprintf(work->owner, sizeof(work->owner), "%llu %s", (unsigned long long)version->build_id,
@@ -83,6 +88,7 @@ static int open_frozen(const struct work *work, const struct snapshot_manifest *
 
     if (!frozen)
         return error_set(err, ENOMEM, "open a snapshot");
+    frozen->cpu_mib = work->config.instance.cpu_mib;
     int r = function_snapshot_open(&work->config, manifest, &frozen->parts, err);
     if (r == 0)
         *ret_frozen = mem_steal(&frozen);
@@ -157,9 +163,23 @@ static int source_restore(void *opaque, const struct frozen_version *frozen, age
     struct instance_config config = source->config.machine;
 
     config.shells = source->config.shells;
+    config.cpu_mib = frozen->cpu_mib;
     config.on_log = log;
     config.opaque = log_opaque;
     return function_frozen_restore(&config, &frozen->parts, ret_instance, err);
+}
+
+static void source_expect(void *opaque, const struct frozen_version *frozen)
+{
+    const struct instance_source *source = opaque;
+    const struct shell_shape shape = {.image = frozen->parts.image_path,
+                                      .cpu_template = frozen->parts.cpu_template,
+                                      .memory_mib = frozen->parts.memory_mib,
+                                      .cpu_mib = frozen->cpu_mib,
+                                      .vcpus = frozen->parts.vcpus};
+
+    if (source->config.shells)
+        shell_pool_expect(source->config.shells, &shape);
 }
 
 static void source_forget(struct frozen_version *frozen)
@@ -177,6 +197,7 @@ static bool source_is_alive(const struct instance *instance)
 
 const struct instance_source_ops instance_source_snapshots = {.find = source_find,
                                                               .make = source_make,
+                                                              .expect = source_expect,
                                                               .restore = source_restore,
                                                               .forget = source_forget,
                                                               .is_alive = source_is_alive,

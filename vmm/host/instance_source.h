@@ -20,8 +20,9 @@ struct function_version {
     /* For the few calls that need the code: *ret_package is owned by who asked. */
     int (*open_package)(void *opaque, struct package **ret_package, struct error *err);
     void *opaque;
-    const char *image; /* its root image's name in the store; NULL: the source's */
-    uint32_t memory_mib;
+    const char *image;   /* its root image's name in the store; NULL: the source's */
+    uint32_t memory_mib; /* what its processes may take */
+    uint32_t tmp_mib;    /* size of /tmp, beside that */
     uint32_t vcpus;
     struct concurrency_limits limits;
 };
@@ -40,6 +41,8 @@ struct instance_source_ops {
     int (*make)(void *source, const struct function_version *version, agent_log *log, void *opaque,
                 struct frozen_version **ret_frozen, struct instance **ret_instance,
                 struct agent_result *ret_result, struct error *err);
+    /* expect - one of these is likely to be restored soon. May be NULL. */
+    void (*expect)(void *source, const struct frozen_version *frozen);
     /* restore - -EBADMSG, -ENOTSUP, -ENOENT: the snapshot is of no use, another may be. */
     int (*restore)(void *source, const struct frozen_version *frozen, agent_log *log, void *opaque,
                    struct instance **ret_instance, struct error *err);

@@ -23,10 +23,13 @@ static bool put(struct json_line *line, const void *bytes, size_t len)
 
 static bool put_name(struct json_line *line, const char *name)
 {
-    char text[80];
-    int len = snprintf(text, sizeof(text), "%s\"%s\":", line->len > 1 ? "," : "", name);
+    size_t before = line->len;
 
-    return put(line, text, (size_t)len);
+    if ((before == 1 || put(line, ",", 1)) && put(line, "\"", 1) && put(line, name, strlen(name)) &&
+        put(line, "\":", 2))
+        return true;
+    line->len = before;
+    return false;
 }
 
 void json_line_begin(struct json_line *line, char *to, size_t size)
@@ -104,29 +107,36 @@ void json_line_text(struct json_line *line, const char *name, const char *text)
     json_line_bytes(line, name, text, strlen(text));
 }
 
-static void put_number(struct json_line *line, const char *name, const char *number)
+static void put_number(struct json_line *line, const char *name, const char *number, size_t len)
 {
     size_t before = line->len;
 
-    if (!put_name(line, name) || !put(line, number, strlen(number)))
+    if (!put_name(line, name) || !put(line, number, len))
         line->len = before;
+}
+
+/* Digits of @value before @end; at least so many. Returns where they begin. */
+static char *put_digits(char *end, uint64_t value, unsigned least)
+{
+    for (unsigned n = 0; n < least || value > 0; n++, value /= 10)
+        *--end = (char)('0' + value % 10);
+    return end;
 }
 
 void json_line_integer(struct json_line *line, const char *name, uint64_t value)
 {
-    char text[24];
+    char text[24], *end = text + sizeof(text), *at = put_digits(end, value, 1);
 
-    snprintf(text, sizeof(text), "%llu", (unsigned long long)value);
-    put_number(line, name, text);
+    put_number(line, name, at, (size_t)(end - at));
 }
 
 void json_line_thousandths(struct json_line *line, const char *name, uint64_t value)
 {
-    char text[32];
+    char text[32], *end = text + sizeof(text), *at = put_digits(end, value % 1000, 3);
 
-    snprintf(text, sizeof(text), "%llu.%03u", (unsigned long long)(value / 1000),
-             (unsigned)(value % 1000));
-    put_number(line, name, text);
+    *--at = '.';
+    at = put_digits(at, value / 1000, 1);
+    put_number(line, name, at, (size_t)(end - at));
 }
 
 size_t json_line_end(struct json_line *line)
@@ -135,17 +145,25 @@ size_t json_line_end(struct json_line *line)
     return line->len + 2;
 }
 
+/* Of a second's many lines, on a thread, one asks the calendar. */
 void json_line_time(uint64_t unix_ms, char ret_text[JSON_LINE_TIME_BYTES])
 {
+    static _Thread_local struct {
+        time_t seconds;
+        char text[64];
+    } last = {.seconds = -1};
     time_t seconds = (time_t)(unix_ms / 1000);
-    char text[64];
     struct tm tm;
 
-    gmtime_r(&seconds, &tm);
-    snprintf(text, sizeof(text), "%04d-%02d-%02dT%02d:%02d:%02d.%03uZ", (tm.tm_year + 1900) % 10000,
-             tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec,
-             (unsigned)(unix_ms % 1000));
-    memcpy(ret_text, text, JSON_LINE_TIME_BYTES - 1);
+    if (seconds != last.seconds) {
+        gmtime_r(&seconds, &tm);
+        snprintf(last.text, sizeof(last.text), "%04d-%02d-%02dT%02d:%02d:%02d.000Z",
+                 (tm.tm_year + 1900) % 10000, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min,
+                 tm.tm_sec);
+        last.seconds = seconds;
+    }
+    memcpy(ret_text, last.text, JSON_LINE_TIME_BYTES - 1);
+    (void)put_digits(ret_text + JSON_LINE_TIME_BYTES - 2, unix_ms % 1000, 3);
     ret_text[JSON_LINE_TIME_BYTES - 1] = '\0';
 }
 

@@ -9,13 +9,17 @@
 #include <string.h>
 
 #include "function_builder.h"
+#include "housekeeper.h"
 #include "lambda_version.h"
 #include "provisioner.h"
 
+enum { BUILDS_MAX = 256 };
+
 struct lambda_backend {
     struct lambda_backend_options options;
-    struct function_builder *builder; /* owned, as the next */
+    struct function_builder *builder; /* owned, as the next two */
     struct provisioner *provisioner;
+    struct housekeeper *housekeeper;
 };
 
 /* --- invocations ----------------------------------------------------------------------------- */
@@ -55,16 +59,6 @@ static bool is_deleted(const struct lambda_backend *backend, const char *tenant,
     return r == -ENOENT;
 }
 
-/* Of a build that is nobody's any more, what an invocation or the builder has called back. */
-static void let_go(const struct lambda_backend *backend, const struct function_version *version)
-{
-    struct instance_pool *pool = dispatcher_pool(backend->options.dispatcher);
-
-    instance_pool_drop_build(pool, version);
-    if (is_deleted(backend, version->tenant, version->function.name))
-        instance_pool_invalidate(pool, version->tenant, version->function.name, NULL);
-}
-
 static bool is_nobodys(const struct lambda_backend *backend, uint64_t build_id)
 {
     struct function *function = NULL;
@@ -75,13 +69,26 @@ static bool is_nobodys(const struct lambda_backend *backend, uint64_t build_id)
     return r == -ENOENT;
 }
 
+/* What the pool has of builds that were replaced or deleted: no event will come for them. */
+static void let_go(const struct lambda_backend *backend, const char *tenant, const char *name)
+{
+    struct instance_pool *pool = dispatcher_pool(backend->options.dispatcher);
+    uint64_t builds[BUILDS_MAX];
+    size_t n = instance_pool_list_builds(pool, tenant, name, builds, BUILDS_MAX);
+
+    for (size_t i = 0; i < n; i++)
+        if (is_nobodys(backend, builds[i]))
+            instance_pool_drop_build(pool, tenant, name, builds[i]);
+    if (is_deleted(backend, tenant, name)) /* its counters, too */
+        instance_pool_invalidate(pool, tenant, name, NULL);
+}
+
 /* *ret_is_late: the function was updated or deleted after it was looked up, and what it was has no
  * snapshot any more. */
 static int invoke_build(struct lambda_backend *backend, const struct api_invocation *invocation,
                         const struct function *function, struct invocation_result *ret_result,
                         struct log_tail *ret_tail, bool *ret_is_late, struct error *err)
 {
-    uint64_t generation = registry_generation(backend->options.registry);
     struct lambda_version version;
     struct observation seen;
 
@@ -106,11 +113,9 @@ static int invoke_build(struct lambda_backend *backend, const struct api_invocat
     r = dispatcher_invoke(backend->options.dispatcher, &event, ret_result, err);
     observer_end(&seen, r, ret_result, err, ret_tail);
     /* An instance that was started for a build that ended meanwhile would be kept for nobody. */
-    if ((r < 0 || ret_result->start != START_WARM) &&
-        registry_generation(backend->options.registry) != generation &&
-        is_nobodys(backend, function->build_id)) {
-        let_go(backend, &version.version);
-        *ret_is_late = r < 0 && r != -ESHUTDOWN;
+    if ((r < 0 || ret_result->start != START_WARM) && is_nobodys(backend, function->build_id)) {
+        let_go(backend, function->tenant, function->name);
+        *ret_is_late = r == -ENOENT || r == -EBADMSG; /* the event was given to nobody */
     }
     lambda_version_done(&version);
     if (r == -EINVAL || r == -EAGAIN || r == -ENOENT) /* the host's own trouble, not the client's */
@@ -174,9 +179,9 @@ static void backend_changed(void *opaque, const char *tenant, const char *name)
 {
     struct lambda_backend *backend = opaque;
 
-    if (is_deleted(backend, tenant, name))
-        instance_pool_invalidate(dispatcher_pool(backend->options.dispatcher), tenant, name, NULL);
+    let_go(backend, tenant, name);
     provisioner_wake(backend->provisioner);
+    housekeeper_wake(backend->housekeeper);
     function_builder_wake(backend->builder);
 }
 
@@ -206,20 +211,15 @@ static int build(void *opaque, const struct function *function,
 static void build_ended(void *opaque, const struct function_version *version, enum build_end end)
 {
     struct lambda_backend *backend = opaque;
-    struct instance_pool *pool = dispatcher_pool(backend->options.dispatcher);
 
-    switch (end) {
-    case BUILD_SERVES:
-        instance_pool_keep_build(pool, version);
+    if (end == BUILD_FAILED)
+        instance_pool_drop_build(dispatcher_pool(backend->options.dispatcher), version->tenant,
+                                 version->function.name, version->build_id);
+    else
+        let_go(backend, version->tenant, version->function.name);
+    if (end == BUILD_SERVES)
         provisioner_wake(backend->provisioner);
-        break;
-    case BUILD_FAILED:
-        instance_pool_drop_build(pool, version);
-        break;
-    case BUILD_NOBODYS:
-        let_go(backend, version);
-        break;
-    }
+    housekeeper_wake(backend->housekeeper); /* an older build, or this one, serves no more */
 }
 
 static void build_failed(void *opaque, const char *text)
@@ -263,7 +263,14 @@ int lambda_backend_new(const struct lambda_backend_options *options,
                                                     .failed = options->failed};
     const struct function_builder_options builder = {
         .registry = options->registry, .ops = &builder_ops, .opaque = backend};
+    const struct housekeeper_options housekeeper = {.registry = options->registry,
+                                                    .pool = dispatcher_pool(options->dispatcher),
+                                                    .state = options->state,
+                                                    .cache_bytes = options->cache_bytes,
+                                                    .failed = options->failed};
     int r = provisioner_new(&provisioner, &backend->provisioner, err);
+    if (r == 0)
+        r = housekeeper_new(&housekeeper, &backend->housekeeper, err);
     if (r == 0)
         r = function_builder_new(&builder, &backend->builder, err);
     if (r < 0) {
@@ -281,6 +288,7 @@ void lambda_backend_stop(struct lambda_backend *backend)
         return;
     function_builder_stop(backend->builder);
     provisioner_stop(backend->provisioner);
+    housekeeper_stop(backend->housekeeper);
 }
 
 void lambda_backend_free(struct lambda_backend *backend)
@@ -289,5 +297,6 @@ void lambda_backend_free(struct lambda_backend *backend)
         return;
     function_builder_free(backend->builder);
     provisioner_free(backend->provisioner);
+    housekeeper_free(backend->housekeeper);
     free(backend);
 }

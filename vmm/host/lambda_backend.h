@@ -18,6 +18,8 @@ struct lambda_backend_options {
     struct registry *registry;             /* borrowed, as the dispatcher */
     struct dispatcher *dispatcher;         /* its configuration's image: of runtimes without one */
     uint32_t most_percent, target_percent; /* as in struct provisioner_options */
+    const char *state;                     /* directory, for the housekeeper; copied */
+    uint64_t cache_bytes;                  /* of flattened memories; 0: the default */
     /* Is there what functions of a runtime need? As runtime_check_images(). Any thread. */
     int (*check_runtime)(void *opaque, const char *runtime, struct error *err);
     void *opaque;

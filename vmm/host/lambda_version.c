@@ -5,8 +5,10 @@
 #include "lambda_version.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "runtime_images.h"
 
@@ -84,27 +86,44 @@ int lambda_version_init(struct lambda_version *version, struct registry *registr
         version->environment[REGION_VARIABLES + i] =
             (struct agent_variable){function->environment[i].name, function->environment[i].value};
     name_arn(version, region);
+    snprintf(version->label, sizeof(version->label), "%016" PRIx64 ".%" PRIu64,
+             registry_identity(registry), function->build_id);
     version->version = (struct function_version){
         .tenant = function->tenant,
         .build_id = function->build_id,
-        .function = {.runtime = runtime ? runtime->agent : function->runtime,
+        .function = {.label = version->label,
+                     .runtime = runtime ? runtime->agent : function->runtime,
                      .handler = function->handler,
                      .name = function->name,
                      .version = function->version_text,
                      .environment = version->environment,
                      .n_environment = function->n_environment + REGION_VARIABLES,
-                     .arn = version->arn,
-                     .tmp_mib = function->tmp_mib},
+                     .arn = version->arn},
         .open_package = open_code,
         .opaque = version,
         .image = runtime ? runtime->image : function->runtime,
         .memory_mib = function->memory_mib,
+        .tmp_mib = function->tmp_mib,
         .vcpus = vcpus_of(function->memory_mib),
     };
     int r = read_limits(version, err);
     if (r < 0)
         lambda_version_done(version);
     return r;
+}
+
+uint64_t lambda_version_parse_label(const struct registry *registry, const char *name)
+{
+    char prefix[40];
+    size_t len = (size_t)snprintf(prefix, sizeof(prefix), "function-%016" PRIx64 ".",
+                                  registry_identity(registry));
+    char *end;
+
+    if (strncmp(name, prefix, len) != 0 || name[len] < '1' || name[len] > '9')
+        return 0;
+    errno = 0;
+    uint64_t build_id = strtoull(name + len, &end, 10);
+    return errno == 0 && *end == '-' ? build_id : 0;
 }
 
 void lambda_version_done(struct lambda_version *version)

@@ -14,6 +14,7 @@ struct lambda_version {
     char arn[LAMBDA_ARN_BYTES];
     const struct function *function;
     struct registry *registry;
+    char label[40];   /* of its snapshot: <registry>.<build> */
     bool is_code_bad; /* the code was wanted and could not be opened */
 };
 
@@ -21,6 +22,10 @@ struct lambda_version {
  * registry's errors. */
 int lambda_version_init(struct lambda_version *version, struct registry *registry,
                         const struct function *function, struct error *err);
+/* lambda_version_parse_label - the build that the snapshot @name is of; 0: it has no such label, or
+ * another registry's. */
+uint64_t lambda_version_parse_label(const struct registry *registry, const char *name);
+
 void lambda_version_done(struct lambda_version *version);
 
 #endif

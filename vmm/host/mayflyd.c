@@ -12,6 +12,7 @@
 #include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,8 +26,11 @@
 #include "event_worker.h"
 #include "hypervisor/hypervisor.h"
 #include "lambda_backend.h"
+#include "observability.h"
+#include "readiness.h"
 #include "run_directory.h"
 #include "runtime_images.h"
+#include "service_notify.h"
 #include "state_lock.h"
 
 enum {
@@ -56,33 +60,20 @@ struct daemon {
     struct delivery_sender *sender;
     struct api *api;
     struct http_server *server;
+    struct observability seen;
+    atomic_bool is_stopping;
 };
 
 /* --- log ------------------------------------------------------------------------------------- */
 
-/* One JSON object a line on standard error. */
+/* The process's own; NULL: not open yet, lines go to standard error at once. */
+static struct daemon_log *the_log;
+
 static void log_line(const char *level, const char *request_id, const char *text)
 {
-    struct timespec now;
-    char when[40], clean[sizeof(((struct error *)0)->text)];
-    struct tm tm;
-    size_t n = 0;
+    const struct log_field field = LOG_TEXT("request_id", request_id);
 
-    clock_gettime(CLOCK_REALTIME, &now);
-    gmtime_r(&now.tv_sec, &tm);
-    size_t len = strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%S", &tm);
-    snprintf(when + len, sizeof(when) - len, ".%03ldZ", now.tv_nsec / 1000000);
-    for (; text[n] && n + 1 < sizeof(clean); n++)
-        clean[n] = (unsigned char)text[n] < 0x20 || (unsigned char)text[n] > 0x7e ? '?' : text[n];
-    clean[n] = '\0';
-    json_t *line = json_pack("{s:s, s:s, s:s}", "time", when, "level", level, "message", clean);
-    if (line && *request_id)
-        json_object_set_new(line, "request_id", json_string(request_id));
-    char *dumped = line ? json_dumps(line, JSON_COMPACT) : NULL;
-    if (dumped)
-        fprintf(stderr, "%s\n", dumped);
-    free(dumped);
-    json_decref(line);
+    daemon_log_write(the_log, daemon_log_level(level), text, &field, 1);
 }
 
 static void log_failed(const char *request_id, const char *text)
@@ -101,7 +92,8 @@ static const char help[] =
     "  --listen ADDR:PORT default 127.0.0.1:9555\n"
     "  --socket PATH      Unix socket, for who may open it, unsigned (default STATE/mayflyd.sock)\n"
     "  --help, --version\n\n"
-    "Ends on SIGTERM or SIGINT, after what is under way. Exit status: 0 ended, 2 wrong usage,\n"
+    "Ends on SIGTERM or SIGINT, after what is under way; opens its log file anew on SIGHUP. Exit "
+    "status: 0 ended, 2 wrong usage,\n"
     "3 it cannot run here.\n";
 
 /* -1: go on; else the exit status. */
@@ -282,6 +274,14 @@ static void has_delivery(void *opaque)
         delivery_sender_wake(daemon->sender);
 }
 
+static int start_observability(struct daemon *daemon, struct error *err)
+{
+    int r = observability_start(&daemon->seen, daemon->config, daemon->state, err);
+
+    the_log = daemon->seen.log;
+    return r;
+}
+
 /* The state is ours alone from here on, so what is left of an earlier daemon can go: instances'
  * directories with their sockets, monitors that outlived it, control groups. */
 static int start_alone(struct daemon *daemon, struct error *err)
@@ -298,12 +298,21 @@ static int start_alone(struct daemon *daemon, struct error *err)
     return 0;
 }
 
+static void record_dropped(void *opaque, const char *request_id, const char *text)
+{
+    const struct daemon *daemon = opaque;
+
+    if (daemon->sender)
+        delivery_sender_say(daemon->sender, request_id, text);
+}
+
 static int start_store(struct daemon *daemon, struct error *err)
 {
     const struct registry_options options = {.state = daemon->state,
                                              .check_runtime = check_runtime,
                                              .region = region_of(daemon),
-                                             .opaque = daemon};
+                                             .opaque = daemon,
+                                             .is_sole = true};
     const struct config_events none = {0};
     const struct config_events *events =
         daemon->config && daemon->config->events ? daemon->config->events : &none;
@@ -316,6 +325,7 @@ static int start_store(struct daemon *daemon, struct error *err)
                                               .max_tenant_bytes = (uint64_t)events->max_tenant_mib
                                                                   << 20,
                                               .has_delivery = has_delivery,
+                                              .dropped = record_dropped,
                                               .opaque = daemon};
     int r = registry_open(&options, &daemon->registry, err);
 
@@ -324,6 +334,13 @@ static int start_store(struct daemon *daemon, struct error *err)
     return r < 0
                ? r
                : event_queue_open(registry_database(daemon->registry), &queue, &daemon->queue, err);
+}
+
+static uint64_t cache_bytes_of(const struct daemon *daemon)
+{
+    const struct config *config = daemon->config;
+
+    return config && config->limits ? (uint64_t)config->limits->cache_mib << 20 : 0;
 }
 
 static int start_dispatcher(struct daemon *daemon, struct error *err)
@@ -340,7 +357,7 @@ static int start_dispatcher(struct daemon *daemon, struct error *err)
         .max_instances = limits->instances,
         .min_available_bytes = (uint64_t)limits->min_available_mib << 20,
         .shells_per_shape = config ? config->shells : 0,
-        .cache_bytes = (uint64_t)limits->cache_mib << 20,
+        .cache_bytes = cache_bytes_of(daemon),
         .cpu = config && config->cpu_quota ? CPU_QUOTA : CPU_SHARE};
 
     return dispatcher_new(&options, &daemon->dispatcher, err);
@@ -378,11 +395,27 @@ static int provisioned(void *opaque, const struct provisioned *item, const char 
     return lambda_backend_ops.provisioned(daemon->backend, item, tenant, ret_status);
 }
 
-static int metrics(void *opaque, char **ret_text)
+static int metrics(void *opaque, const char *tenant, char **ret_text)
 {
     const struct daemon *daemon = opaque;
+    struct error err;
 
-    return lambda_backend_ops.metrics(daemon->backend, ret_text);
+    return daemon_metrics_write(daemon->seen.metrics, tenant, ret_text, &err);
+}
+
+static void readiness(void *opaque, struct api_readiness *ret_readiness)
+{
+    const struct daemon *daemon = opaque;
+    char images[PATH_BYTES];
+
+    snprintf(images, sizeof(images), "%s/images", daemon->state);
+    const struct readiness_sources sources = {.is_stopping = atomic_load(&daemon->is_stopping),
+                                              .registry = daemon->registry,
+                                              .tenant = default_tenant_of(daemon),
+                                              .images_path = images,
+                                              .kernel = kernel,
+                                              .shells = dispatcher_shells(daemon->dispatcher)};
+    readiness_check(&sources, ret_readiness);
 }
 
 static void failed(void *opaque, const char *request_id, const char *text)
@@ -396,6 +429,7 @@ static const struct api_backend daemon_backend = {.invoke = invoke,
                                                   .queued = queued,
                                                   .provisioned = provisioned,
                                                   .metrics = metrics,
+                                                  .readiness = readiness,
                                                   .failed = failed};
 
 /* Before the worker, whose events lead to deliveries. */
@@ -437,8 +471,11 @@ static int start_backend(struct daemon *daemon, struct error *err)
         .dispatcher = daemon->dispatcher,
         .most_percent = provisioned ? provisioned->most_percent : 0,
         .target_percent = provisioned ? provisioned->target_percent : 0,
+        .state = daemon->state,
+        .cache_bytes = cache_bytes_of(daemon),
         .check_runtime = check_images,
         .opaque = daemon,
+        .observer = &daemon->seen.observer,
         .failed = log_failed};
     int r = lambda_backend_new(&options, &daemon->backend, err);
     if (r < 0)
@@ -473,9 +510,28 @@ static int start_api(struct daemon *daemon, struct error *err)
         .default_tenant = default_tenant_of(daemon),
         .unsigned_loopback = config && config->unsigned_loopback,
         .public_url = config ? config->public_url : NULL,
+        .control_rate = config && config->limits ? config->limits->control_rate : 0,
         .trusted_proxies = config ? (const char *const *)config->trusted_proxies : NULL,
-        .n_trusted_proxies = config ? config->n_trusted_proxies : 0};
+        .n_trusted_proxies = config ? config->n_trusted_proxies : 0,
+        .logs = daemon->seen.logs,
+        .open_metrics = config && config->open_metrics,
+        .trace_ratio = daemon->seen.observer.trace_ratio};
     return api_new(&options, &daemon->api, err);
+}
+
+/* What is counted by asking is there now. */
+static int watch(struct daemon *daemon, struct error *err)
+{
+    const struct daemon_metrics_sources sources = {.dispatcher = daemon->dispatcher,
+                                                   .queue = daemon->queue,
+                                                   .api = daemon->api,
+                                                   .log = daemon->seen.log,
+                                                   .logs = daemon->seen.logs,
+                                                   .spans = daemon->seen.spans};
+
+    (void)err;
+    daemon_metrics_watch(daemon->seen.metrics, &sources);
+    return 0;
 }
 
 static int read_pem(const char *path, char **ret_text, struct error *err)
@@ -518,8 +574,8 @@ static int start_http(struct daemon *daemon, struct error *err)
 static int start(struct daemon *daemon, struct error *err)
 {
     static int (*const parts[])(struct daemon *, struct error *) = {
-        settle_options, start_alone,   start_store, start_dispatcher,
-        start_sender,   start_backend, start_api,   start_http};
+        settle_options, start_alone,   start_observability, start_store, start_dispatcher,
+        start_sender,   start_backend, start_api,           watch,       start_http};
     int r = 0;
 
     for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]) && r == 0; i++)
@@ -529,10 +585,12 @@ static int start(struct daemon *daemon, struct error *err)
 
 static void stop(struct daemon *daemon)
 {
+    atomic_store(&daemon->is_stopping, true); /* from here on /readyz says so */
     if (daemon->dispatcher && dispatcher_shutdown(daemon->dispatcher, SHUTDOWN_MS) < 0) {
         log_line("error", "", "an instance does not end: leaving it to the kernel");
         _exit(EXIT_FAILED);
     }
+    observability_end_followers(&daemon->seen);
     http_server_stop(daemon->server);
     event_worker_free(daemon->worker);
     delivery_sender_free(daemon->sender);
@@ -544,6 +602,8 @@ static void stop(struct daemon *daemon)
         event_queue_close(daemon->queue);
     if (daemon->registry)
         registry_close(daemon->registry);
+    the_log = NULL;
+    observability_stop(&daemon->seen);
     config_free(daemon->config);
     free(daemon->certificate);
     free(daemon->key);
@@ -595,14 +655,19 @@ int main(int argc, char **argv)
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before there are threads, so all have it */
     raise_limits();
     stay_small();
     r = start(&daemon, &err);
     if (r == 0) {
         say_ready(&daemon);
-        sigwait(&signals, &number);
+        if (service_notify("READY=1") < 0)
+            log_line("warning", "", "the service manager cannot be told that mayflyd is ready");
+        while (sigwait(&signals, &number) == 0 && number == SIGHUP)
+            daemon_log_reopen(the_log);
         log_line("info", "", "ending");
+        (void)service_notify("STOPPING=1");
     } else {
         log_line("error", "", err.text);
     }

@@ -356,7 +356,7 @@ static struct metric *add_series(struct metric_family *family, const char *key, 
 
     if (metric)
         return metric; /* another thread was first */
-    if (len == family->other->key_len && memcmp(key, family->other->key, len) == 0)
+    if (len > 0 && len == family->other->key_len && memcmp(key, family->other->key, len) == 0)
         return family->other; /* never two of the same labels */
     metric = family->n_series < family->max_series ? metric_new(family, key, len) : NULL;
     if (!metric)

@@ -224,12 +224,12 @@ static void put_spans(const struct observation *seen, const struct invocation_re
 }
 
 /* The function's parent is its run's span, where there will be one; else whoever called. */
-static void begin_trace(struct observation *seen, const char *text)
+static void begin_trace(struct observation *seen, const char *amzn, const char *traceparent)
 {
     const struct observer *observer = seen->observer;
     bool has_spans;
 
-    trace_context_load(&seen->trace, text, observer->trace_ratio);
+    trace_context_read(&seen->trace, amzn, traceparent, observer->trace_ratio);
     has_spans = observer->spans && seen->trace.is_sampled;
     seen->server_id[0] = seen->run_id[0] = '\0';
     if (has_spans)
@@ -265,7 +265,7 @@ void observer_begin(const struct observer *observer, struct observation *ret_obs
     begin(observer, seen, invocation->function, invocation->request_id);
     seen->begin_unix_ns = unix_ns();
     seen->begin_ns = clock_now_ns();
-    begin_trace(seen, invocation->trace_id);
+    begin_trace(seen, invocation->trace_id, invocation->traceparent);
     event->trace_id = seen->trace_text;
     event->on_start = on_start;
     event->opaque = seen;

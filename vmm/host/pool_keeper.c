@@ -127,10 +127,10 @@ static void sweep(struct instance_pool *pool)
         }
     }
     pool->swept_ns = clock_now_ns();
-    /* One at a time: the next look comes when it is gone. */
-    if (pool_is_short_of_memory(pool) &&
-        (pool_end_one_idle(pool, REASON_MEMORY) || pool_end_one_idle(pool, REASON_DISTRESS)))
-        pool->swept_ns = 0;
+    /* One at a time: the next look comes when it is gone, and has given its memory back. */
+    if (pool->n_ending == 0 && TAILQ_EMPTY(&pool->doomed) && pool_is_short_of_memory(pool) &&
+        !pool_end_one_idle(pool, REASON_MEMORY))
+        pool_end_one_idle(pool, REASON_DISTRESS);
 }
 
 /* --- provisioned concurrency ----------------------------------------------------------------- */
@@ -222,10 +222,16 @@ static void hold_one_more(struct instance_pool *pool, struct pool_version *versi
 static void end_doomed(struct instance_pool *pool, struct pool_slot *slot)
 {
     TAILQ_REMOVE(&pool->doomed, slot, in_all);
+    pool->n_ending++;
     pthread_mutex_unlock(&pool->lock);
     pool->config.ops->destroy(slot->instance);
     free(slot);
     pthread_mutex_lock(&pool->lock);
+    pool->n_ending--;
+    if (pool->is_short) { /* is it still? */
+        pool->memory_read_ns = 0;
+        pool->swept_ns = 0;
+    }
 }
 
 static bool has_provisions(const struct instance_pool *pool)
@@ -270,6 +276,14 @@ static uint64_t keep(struct instance_pool *pool)
     return earlier(at_ns, next_expiry_ns(pool));
 }
 
+void pool_keepers_expect(struct instance_pool *pool, uint64_t now_ns)
+{
+    uint64_t due_ns = now_ns + earlier(SWEEP_MS * (uint64_t)NS_PER_MS, keep_alive_ns(pool));
+
+    if (pool->look_ns > due_ns)
+        pthread_cond_signal(&pool->work);
+}
+
 static void *keeper_main(void *opaque)
 {
     struct instance_pool *pool = opaque;
@@ -278,8 +292,11 @@ static void *keeper_main(void *opaque)
     while (!pool->is_ending || !TAILQ_EMPTY(&pool->doomed)) {
         uint64_t at_ns = keep(pool);
 
-        if (at_ns > 0 && !pool->is_ending)
+        if (at_ns > 0 && !pool->is_ending) {
+            pool->look_ns = at_ns;
             pool_cond_wait(&pool->work, &pool->lock, at_ns);
+            pool->look_ns = UINT64_MAX; /* the others may wait for longer */
+        }
     }
     pthread_mutex_unlock(&pool->lock);
     return NULL;

@@ -34,6 +34,14 @@ uint32_t pool_policy_track(const struct pool_provision *provision, const struct 
     return whole > provision->minimum ? whole : provision->minimum;
 }
 
+uint64_t pool_policy_leave(uint64_t memory_bytes)
+{
+    const uint64_t least = UINT64_C(256) << 20;
+    uint64_t part = memory_bytes / 20;
+
+    return part > least ? part : least;
+}
+
 bool pool_policy_may_end(const struct pool_idle *idle, enum pool_reason reason,
                          uint64_t keep_alive_ns)
 {

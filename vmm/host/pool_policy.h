@@ -37,6 +37,11 @@ void pool_peaks_next(struct pool_peaks *peaks, uint32_t busy);
  */
 uint32_t pool_policy_track(const struct pool_provision *provision, const struct pool_peaks *peaks);
 
+/* pool_policy_leave - how much of a host's memory instances leave to everything else, unless an
+ * administrator says otherwise: 5 %, 256 MiB at least. Below it the kernel would soon end
+ * something, and it might not be an idle instance. */
+uint64_t pool_policy_leave(uint64_t memory_bytes);
+
 enum pool_reason {
     REASON_KEEP_ALIVE, /* it was not used for long */
     REASON_ROOM,       /* another version needs its place */

@@ -2,6 +2,7 @@
  * What a pool knows of versions: found by tenant, function, version and build, kept while anything
  * uses them and, for their opened snapshots, while there is room. All under the pool's lock.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -158,4 +159,79 @@ void pool_version_retire(struct instance_pool *pool, struct pool_version *versio
     version->provision = (struct pool_provision){0};
     version->wanted = 0;
     pool_version_leave(pool, version);
+}
+
+/* --- opening ahead --------------------------------------------------------------------------- */
+
+/* With the lock, which is given up meanwhile. Whoever makes or opens it already does it as well. */
+static int open_locked(struct instance_pool *pool, struct pool_version *version,
+                       const struct function_version *wanted, struct error *err)
+{
+    const struct instance_pool_config *config = &pool->config;
+    struct frozen_version *frozen = NULL;
+    struct shared_frozen *shared = NULL;
+    int r = 0;
+
+    if (version->shared || version->is_making)
+        return 0;
+    version->is_making = true;
+    version->makings++;
+    pthread_mutex_unlock(&pool->lock);
+    r = config->ops->find(config->source, wanted, &frozen, err);
+    if (r == 0) {
+        shared = calloc(1, sizeof(*shared));
+        if (config->ops->expect)
+            config->ops->expect(config->source, frozen);
+    }
+    pthread_mutex_lock(&pool->lock);
+    version->is_making = false;
+    if (shared) {
+        *shared = (struct shared_frozen){.frozen = frozen, .refs = 1};
+        version->shared = shared;
+    } else if (r == 0) {
+        config->ops->forget(frozen);
+        r = error_set(err, ENOMEM, "keep a snapshot");
+    }
+    pthread_cond_broadcast(&version->changed);
+    return r;
+}
+
+int instance_pool_open(struct instance_pool *pool, const struct function_version *version,
+                       struct error *err)
+{
+    int r;
+
+    pthread_mutex_lock(&pool->lock);
+    struct pool_version *found = pool->is_stopping ? NULL : pool_version_use(pool, version);
+    if (found) {
+        pool->leases++; /* a shutdown waits for it */
+        r = open_locked(pool, found, version, err);
+        if (--pool->leases == 0)
+            pthread_cond_broadcast(&pool->drained);
+        pool_version_leave(pool, found);
+    } else {
+        r = pool->is_stopping ? error_say(err, ESHUTDOWN, "the host is shutting down")
+                              : error_set(err, ENOMEM, "open a snapshot");
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return r;
+}
+
+void instance_pool_each_version(struct instance_pool *pool, pool_version_visitor *visit,
+                                void *opaque)
+{
+    const struct pool_version *item;
+
+    pthread_mutex_lock(&pool->lock);
+    TAILQ_FOREACH_REVERSE(item, &pool->versions, version_list, in_all)
+    {
+        const struct function_version version = {
+            .tenant = item->tenant,
+            .build_id = item->build_id,
+            .function = {.name = item->name, .version = item->version}};
+
+        if (!visit(opaque, &version))
+            break;
+    }
+    pthread_mutex_unlock(&pool->lock);
 }

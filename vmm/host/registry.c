@@ -6,9 +6,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <time.h>
 
 #include "images/image_file.h"
+#include "registry_cache.h"
 #include "registry_internal.h"
 #include "runtime_images.h"
 
@@ -61,6 +63,27 @@ static int open_parts(struct registry *registry, const char *state, struct error
     return r < 0 ? r : database_open(path, &registry->database, err);
 }
 
+/* Chosen once, when the database is new. A copy of it is the same one. */
+static int take_identity(struct registry *registry, struct error *err)
+{
+    struct connection *connection;
+    uint64_t chosen = 0;
+    sqlite3_stmt *row;
+
+    if (getrandom(&chosen, sizeof(chosen), 0) != sizeof(chosen))
+        return error_set(err, errno, "choose the registry's identity");
+    int r = database_begin_write(registry->database, &connection, err);
+    if (r < 0)
+        return r;
+    r = sql_run(connection, err, "INSERT OR IGNORE INTO counters VALUES ('identity', ?1)",
+                NUMBER(chosen));
+    if (r == 0)
+        r = sql_row(connection, &row, err, "SELECT value FROM counters WHERE name = 'identity'");
+    if (r == 1)
+        registry->identity = (uint64_t)sqlite3_column_int64(row, 0);
+    return database_end_write(connection, r < 0 ? r : 0, err);
+}
+
 int registry_open(const struct registry_options *options, struct registry **ret_registry,
                   struct error *err)
 {
@@ -71,11 +94,15 @@ int registry_open(const struct registry_options *options, struct registry **ret_
     registry->now_ms = options->now_ms ? options->now_ms : wall_clock_ms;
     registry->check_runtime = options->check_runtime;
     registry->opaque = options->opaque;
+    if (options->is_sole) /* without it, every lookup is one in the database */
+        registry->cache = registry_cache_new();
     registry->region = strdup(options->region ? options->region : "us-east-1");
     int r = registry->region ? copy_runtimes(registry, options->runtimes, err)
                              : error_set(err, ENOMEM, "open the registry");
     if (r == 0)
         r = open_parts(registry, options->state, err);
+    if (r == 0)
+        r = take_identity(registry, err);
     if (r < 0) {
         registry_close(registry);
         return error_wrap(err, "open the registry");
@@ -88,6 +115,7 @@ void registry_close(struct registry *registry)
 {
     if (!registry)
         return;
+    registry_cache_free(registry->cache);
     database_close(registry->database);
     code_store_close(registry->code);
     for (size_t i = 0; i < RUNTIMES_MAX; i++)
@@ -109,6 +137,11 @@ struct code_store *registry_code_store(struct registry *registry)
 const char *registry_region(const struct registry *registry)
 {
     return registry->region;
+}
+
+uint64_t registry_identity(const struct registry *registry)
+{
+    return registry->identity;
 }
 
 uint64_t registry_generation(const struct registry *registry)
@@ -258,8 +291,8 @@ static void read_tenant(sqlite3_stmt *row, struct tenant *tenant)
     snprintf(tenant->account_id, sizeof(tenant->account_id), "%s", column_text(row, 1));
 }
 
-int registry_get_tenant(struct registry *registry, const char *name, struct tenant *ret_tenant,
-                        struct error *err)
+static int get_tenant(struct registry *registry, const char *name, struct tenant *ret_tenant,
+                      struct error *err)
 {
     struct connection *connection;
     sqlite3_stmt *row;
@@ -279,4 +312,18 @@ int registry_get_tenant(struct registry *registry, const char *name, struct tena
         r = error_say(err, ENOENT, "there is no tenant '%s'", name);
     database_end_read(connection);
     return r < 0 ? r : 0;
+}
+
+int registry_get_tenant(struct registry *registry, const char *name, struct tenant *ret_tenant,
+                        struct error *err)
+{
+    uint64_t generation = registry_generation(registry);
+
+    if (registry->cache &&
+        registry_cache_find_tenant(registry->cache, name, generation, ret_tenant))
+        return 0;
+    int r = get_tenant(registry, name, ret_tenant, err);
+    if (r == 0 && registry->cache)
+        registry_cache_keep_tenant(registry->cache, generation, ret_tenant);
+    return r;
 }

@@ -60,7 +60,8 @@ struct registry_options {
     const char *const *runtimes;  /* NULL-terminated; NULL: those of runtime_images.h */
     runtime_check *check_runtime; /* asked when a function gets its runtime; NULL: all can */
     void *opaque;
-    const char *region;       /* that its functions believe to be in; NULL: us-east-1 */
+    const char *region; /* that its functions believe to be in; NULL: us-east-1 */
+    bool is_sole;       /* nobody else changes the database meanwhile: lookups may be remembered */
     uint64_t (*now_ms)(void); /* wall clock, since 1970; NULL: the real one (tests set it) */
 };
 
@@ -78,8 +79,13 @@ struct code_store *registry_code_store(struct registry *registry);
 
 const char *registry_region(const struct registry *registry);
 
-/* registry_generation - a number that changes with each change committed through @registry: while
- * it stays the same, what was read from it is still so. Costs an atomic load. */
+/* registry_identity - of this database, for ever: tells what was made for it from what others made
+ * in stores that are shared. */
+uint64_t registry_identity(const struct registry *registry);
+
+/* registry_generation - a number that changes with each change committed through @registry, events
+ * of the queue left out: while it stays the same, what was read from it is still so. Costs an
+ * atomic load. */
 uint64_t registry_generation(const struct registry *registry);
 
 /* registry_backup - a consistent copy of the database in the new file @path (replaced at once, when
@@ -185,6 +191,7 @@ struct function {
     uint32_t account_concurrency;
 };
 
+/* Counted, since it is immutable: many may hold the same. Takes NULL. Any thread. */
 void function_free(struct function *function);
 
 /* --- making and changing (registry_function.c, registry_version.c) --- */

@@ -7,8 +7,7 @@
  *
  * A target (destination, dead-letter queue) is one of
  *   arn:aws:lambda:<region>:<account>:function:<name>[:<qualifier>]   of the same tenant
- *   file:<name>            a spool of that name ([a-zA-Z0-9-_.]{1,64}) below <state>/spool
- *   http://… or https://…  an endpoint; who may be reached is the sender's policy
+ *   file:<name>, http://… or https://…: see delivery_target.h
  */
 #ifndef MAYFLY_HOST_REGISTRY_ATTACHED_H
 #define MAYFLY_HOST_REGISTRY_ATTACHED_H
@@ -201,6 +200,22 @@ struct event_config_page {
 int registry_list_event_configs(struct registry *registry, const struct function_key *key,
                                 const char *marker, int64_t max_items,
                                 struct event_config_page *ret_page, struct error *err);
+
+/* --- resource policies (registry_policy.c) --- */
+
+enum { POLICY_BYTES = 20481 }; /* Lambda's 20 KB and a 0 */
+
+struct function_policy {
+    char revision_id[REVISION_BYTES]; /* "" where there is none */
+    char statements[POLICY_BYTES];    /* a JSON list as the API made it, or "" */
+};
+
+/* registry_get_policy - one that is not there is empty; -ENOENT without function or qualifier. */
+int registry_get_policy(struct registry *registry, const struct function_key *key,
+                        struct function_policy *ret, struct error *err);
+/* registry_put_policy - @statements NULL: delete. -ESTALE unless it is as @if_revision_id says. */
+int registry_put_policy(struct registry *registry, const struct function_key *key,
+                        const char *if_revision_id, const char *statements, struct error *err);
 
 /* --- tags (registry_tags.c): of the function; the key has no qualifier --- */
 

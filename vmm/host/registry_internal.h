@@ -19,6 +19,8 @@ enum {
 struct registry {
     struct database *database;
     struct code_store *code;
+    uint64_t identity;
+    struct registry_cache *cache;     /* owned; NULL: others may change the database, too */
     char *runtimes[RUNTIMES_MAX + 1]; /* owned; NULL-terminated */
     uint64_t (*now_ms)(void);
     runtime_check *check_runtime; /* may be NULL */
@@ -102,6 +104,9 @@ int row_has_version(struct connection *connection, int64_t function_id, uint32_t
 /* row_read_function - from a row of FUNCTION_COLUMNS. -EBADMSG for a damaged one. */
 int row_read_function(sqlite3_stmt *row, const char *alias, struct function **ret_function,
                       struct error *err);
+
+/* function_ref - one more function_free() is due. Returns @function. */
+struct function *function_ref(struct function *function);
 
 /* row_read_version - one version. -ENOENT. */
 int row_read_version(struct connection *connection, int64_t function_id, uint32_t number,

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "registry_cache.h"
 #include "registry_internal.h"
 
 /* --- one version ---------------------------------------------------------------------------------
@@ -16,9 +17,10 @@
     " FROM tenants t CROSS JOIN functions f ON f.tenant_id = t.id"                                 \
     " CROSS JOIN versions v ON v.function_id = f.id CROSS JOIN code c ON c.id = v.code_id"
 
-/* The version that an alias stands for at this @roll. */
+/* The version that an alias stands for at this @roll. *ret_is_split: at another, it may be another.
+ */
 static int resolve_alias(struct connection *connection, const struct function_key *key, double roll,
-                         uint32_t *ret_number, struct error *err)
+                         uint32_t *ret_number, bool *ret_is_split, struct error *err)
 {
     sqlite3_stmt *row;
     int r = sql_row(connection, &row, err,
@@ -32,15 +34,16 @@ static int resolve_alias(struct connection *connection, const struct function_ke
         return r;
     if (r == 0)
         return row_no_function(key, err);
-    bool additional = sqlite3_column_type(row, 1) != SQLITE_NULL && roll >= 0 &&
-                      roll < sqlite3_column_double(row, 2);
+    *ret_is_split = sqlite3_column_type(row, 1) != SQLITE_NULL;
+    bool additional = *ret_is_split && roll >= 0 && roll < sqlite3_column_double(row, 2);
     *ret_number = (uint32_t)sqlite3_column_int64(row, additional ? 1 : 0);
     return 0;
 }
 
 /* @least: NUMBER_KEPT: a row that is kept comes before $LATEST. */
 static int find(struct connection *connection, const struct function_key *key, double roll,
-                int64_t least, struct function **ret_function, struct error *err)
+                int64_t least, struct function **ret_function, bool *ret_is_split,
+                struct error *err)
 {
     enum qualifier_kind kind;
     sqlite3_stmt *row;
@@ -48,7 +51,7 @@ static int find(struct connection *connection, const struct function_key *key, d
     int r = check_qualifier(key->qualifier, &kind, &number, err);
 
     if (r == 0 && kind == QUALIFIER_ALIAS)
-        r = resolve_alias(connection, key, roll, &number, err);
+        r = resolve_alias(connection, key, roll, &number, ret_is_split, err);
     if (r == 0 && number != VERSION_LATEST)
         least = number;
     if (r == 0)
@@ -65,19 +68,40 @@ static int find(struct connection *connection, const struct function_key *key, d
                              err);
 }
 
-static int find_key(struct registry *registry, const struct function_key *key, double roll,
+/* Returns 0, or 1 if another roll may find another. */
+static int read_key(struct registry *registry, const struct function_key *key, double roll,
                     int64_t least, struct function **ret_function, struct error *err)
 {
     struct connection *connection;
+    bool is_split = false;
     int r = check_key(key, err);
 
     if (r == 0)
         r = database_begin_read(registry->database, &connection, err);
     if (r < 0)
         return r;
-    r = find(connection, key, roll, least, ret_function, err);
+    r = find(connection, key, roll, least, ret_function, &is_split, err);
     database_end_read(connection);
-    return r;
+    return r < 0 ? r : is_split;
+}
+
+/* What was found before, as long as nothing was changed since; else in the database. */
+static int find_key(struct registry *registry, const struct function_key *key, double roll,
+                    int64_t least, struct function **ret_function, struct error *err)
+{
+    /* From before the reading: a change in between makes the entry useless, never wrong. */
+    uint64_t generation = registry_generation(registry);
+    bool is_served = least != VERSION_LATEST;
+    struct function *function =
+        registry->cache ? registry_cache_find(registry->cache, key, is_served, generation) : NULL;
+    int r = function ? 1 : read_key(registry, key, roll, least, &function, err);
+
+    if (r < 0)
+        return r;
+    if (r == 0 && registry->cache)
+        registry_cache_keep(registry->cache, key, is_served, generation, function);
+    *ret_function = function;
+    return 0;
 }
 
 int registry_find(struct registry *registry, const struct function_key *key, double roll,

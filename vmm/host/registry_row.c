@@ -3,6 +3,8 @@
  * transaction of the caller's. Trust: rows are what this program wrote, but may be damaged.
  */
 #include <errno.h>
+#include <stdatomic.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -249,6 +251,23 @@ static size_t texts_bytes(sqlite3_stmt *row, const char *alias)
     return len;
 }
 
+/* What a function is allocated as. */
+struct counted {
+    atomic_uint references;
+    struct function function;
+};
+
+static struct counted *counted_of(struct function *function)
+{
+    return (struct counted *)(void *)((char *)function - offsetof(struct counted, function));
+}
+
+struct function *function_ref(struct function *function)
+{
+    atomic_fetch_add_explicit(&counted_of(function)->references, 1, memory_order_relaxed);
+    return function;
+}
+
 int row_read_function(sqlite3_stmt *row, const char *alias, struct function **ret_function,
                       struct error *err)
 {
@@ -256,14 +275,16 @@ int row_read_function(sqlite3_stmt *row, const char *alias, struct function **re
     size_t blob_len = blob ? (size_t)sqlite3_column_bytes(row, C_ENVIRONMENT) : 0;
     ssize_t n = count_pairs(blob, blob_len);
     size_t pairs_bytes = (n > 0 ? (size_t)n : 0) * sizeof(struct text_pair);
-    struct function *function;
 
     if (n < 0)
         return error_say(err, EBADMSG, "the database holds a damaged environment");
-    function = calloc(1, sizeof(*function) + pairs_bytes + blob_len + texts_bytes(row, alias));
-    if (!function)
+    struct counted *counted =
+        calloc(1, sizeof(*counted) + pairs_bytes + blob_len + texts_bytes(row, alias));
+    if (!counted)
         return error_set(err, ENOMEM, "read a function");
-    struct text_pair *pairs = (struct text_pair *)(function + 1);
+    atomic_init(&counted->references, 1);
+    struct function *function = &counted->function;
+    struct text_pair *pairs = (struct text_pair *)(counted + 1);
     char *to = (char *)pairs + pairs_bytes;
     const char *at = to;
 
@@ -285,7 +306,8 @@ int row_read_function(sqlite3_stmt *row, const char *alias, struct function **re
 
 void function_free(struct function *function)
 {
-    free(function);
+    if (function && atomic_fetch_sub(&counted_of(function)->references, 1) == 1)
+        free(counted_of(function));
 }
 
 int row_read_version(struct connection *connection, int64_t function_id, uint32_t number,
@@ -321,6 +343,10 @@ int row_forget_qualifier(struct connection *connection, int64_t function_id, con
     if (r == 0)
         r = sql_run(connection, err,
                     "DELETE FROM event_configs WHERE function_id = ?1 AND qualifier = ?2",
+                    NUMBER(function_id), TEXT(qualifier));
+    if (r == 0)
+        r = sql_run(connection, err,
+                    "DELETE FROM policies WHERE function_id = ?1 AND qualifier = ?2",
                     NUMBER(function_id), TEXT(qualifier));
     return r;
 }

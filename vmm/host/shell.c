@@ -20,6 +20,7 @@ int shell_start_vm(const struct instance_config *config, const struct shell_shap
                                  .cpu = config->cpu,
                                  .seccomp_trap = config->seccomp_trap,
                                  .memory_mib = shape->memory_mib,
+                                 .cpu_mib = shape->cpu_mib,
                                  .vcpus = shape->vcpus,
                                  .n_disks = 1,
                                  .disks = {{.path = shape->image, .pmem = true}}};

@@ -17,6 +17,7 @@ struct shell_shape {
     const char *image;        /* path of the raw root image; its name is its content's digest */
     const char *cpu_template; /* common/cpu_template.h; NULL or "": the host's CPU */
     uint32_t memory_mib;
+    uint32_t cpu_mib; /* as in vm_config */
     uint32_t vcpus;
 };
 

@@ -25,6 +25,7 @@ enum {
     MAKERS_MIN = 2, /* one may be busy with a monitor that does not answer */
     MAKERS_MAX = 16,
     WATCHER_BATCH = 16,
+    REFILL_MS = 50,
     STOP_EVENT = 0,           /* the watcher's; shells have serials from 1 */
     SETTLED_NS = 10000000000, /* one that lived for so long was well made */
 };
@@ -51,6 +52,7 @@ struct shape {
     char *image;                             /* owned */
     const struct cpu_template *cpu_template; /* NULL: the host's CPU */
     uint32_t memory_mib;
+    uint32_t cpu_mib;
     uint32_t vcpus;
     struct stocked *stock;  /* owned; the newest first */
     struct waiter *waiters; /* the oldest first */
@@ -154,10 +156,11 @@ static int use_shape(struct shell_pool *pool, const struct shell_shape *shape)
 {
     size_t i = 0;
 
-    while (i < pool->n_shapes && (pool->shapes[i].memory_mib != shape->memory_mib ||
-                                  pool->shapes[i].vcpus != shape->vcpus ||
-                                  pool->shapes[i].cpu_template != template_of(shape) ||
-                                  strcmp(pool->shapes[i].image, shape->image) != 0))
+    while (i < pool->n_shapes &&
+           (pool->shapes[i].memory_mib != shape->memory_mib ||
+            pool->shapes[i].cpu_mib != shape->cpu_mib || pool->shapes[i].vcpus != shape->vcpus ||
+            pool->shapes[i].cpu_template != template_of(shape) ||
+            strcmp(pool->shapes[i].image, shape->image) != 0))
         i++;
     if (i == pool->n_shapes) {
         char *image = strdup(shape->image);
@@ -172,6 +175,7 @@ static int use_shape(struct shell_pool *pool, const struct shell_shape *shape)
         pool->shapes[i] = (struct shape){.image = image,
                                          .cpu_template = template_of(shape),
                                          .memory_mib = shape->memory_mib,
+                                         .cpu_mib = shape->cpu_mib,
                                          .vcpus = shape->vcpus};
         pool->demand[i] = (struct shell_demand){0};
     }
@@ -275,6 +279,7 @@ static void step_make(struct shell_pool *pool, size_t i)
     const struct shell_shape shape = {.image = pool->shapes[i].image,
                                       .cpu_template = template ? template->name : NULL,
                                       .memory_mib = pool->shapes[i].memory_mib,
+                                      .cpu_mib = pool->shapes[i].cpu_mib,
                                       .vcpus = pool->shapes[i].vcpus};
     struct stocked *item = NULL;
     struct error err;
@@ -393,6 +398,18 @@ static struct stocked *take_living(struct shell_pool *pool, size_t shape)
     return item;
 }
 
+/* Making another takes more of a CPU than the restore that this one is for, and whoever waits for
+ * that comes first. From the first that was taken on, so that a steady stream does not put it off
+ * for ever. */
+static void rest_a_little(struct shell_demand *demand)
+{
+    uint64_t now_ns = clock_now_ns();
+
+    if (demand->failures > 0 || demand->retry_at_ns <= now_ns)
+        demand->retry_at_ns = now_ns + REFILL_MS * UINT64_C(1000000);
+    demand->failures = 0;
+}
+
 int shell_pool_take(struct shell_pool *pool, const struct shell_shape *shape,
                     struct shell *ret_shell)
 {
@@ -401,8 +418,7 @@ int shell_pool_take(struct shell_pool *pool, const struct shell_shape *shape,
     struct stocked *item = i < 0 ? NULL : take_living(pool, (size_t)i);
     if (item) {
         pool->counts.taken++;
-        pool->demand[i].failures = 0;
-        pool->demand[i].retry_at_ns = 0;
+        rest_a_little(&pool->demand[i]);
     } else {
         pool->counts.missed++;
     }
@@ -414,6 +430,14 @@ int shell_pool_take(struct shell_pool *pool, const struct shell_shape *shape,
     ret_shell->create_us = 0;
     free(item);
     return 0;
+}
+
+void shell_pool_expect(struct shell_pool *pool, const struct shell_shape *shape)
+{
+    pthread_mutex_lock(&pool->lock);
+    (void)use_shape(pool, shape); /* where there is no place, they are made when they are needed */
+    pthread_cond_broadcast(&pool->work);
+    pthread_mutex_unlock(&pool->lock);
 }
 
 /* It was in time for nothing: nobody may serve it any more. */

@@ -46,6 +46,9 @@ int shell_pool_new(const struct shell_pool_config *config, struct shell_pool **r
 int shell_pool_take(struct shell_pool *pool, const struct shell_shape *shape,
                     struct shell *ret_shell);
 
+/* shell_pool_expect - from now on the pool keeps some of that shape, as if one had been taken. */
+void shell_pool_expect(struct shell_pool *pool, const struct shell_shape *shape);
+
 /*
  * shell_pool_make - a new shell, made by a thread of the pool while the caller waits; callers come
  * before the stock, and are not held up by its pauses after failures.

@@ -11,8 +11,6 @@
 
 enum { HEADER_MAX = 1024, ROOT_LEN = TRACE_ROOT_BYTES - 1 };
 
-static const char saved_mark[] = ";W3C=";
-
 /* @len digits, not all of them 0, in lower case into @to. */
 static bool take_hex(const char *from, size_t len, char *to)
 {
@@ -162,9 +160,10 @@ static void begin_trace(struct trace_context *context, double ratio)
     context->is_sampled = roll(ratio);
 }
 
-static void combine(struct trace_context *context, const char *amzn_text, size_t amzn_len,
-                    const char *traceparent, double ratio)
+void trace_context_read(struct trace_context *ret_context, const char *amzn_text,
+                        const char *traceparent, double ratio)
 {
+    struct trace_context *context = ret_context;
     struct amzn amzn;
 
     *context = (struct trace_context){.is_sampled = false};
@@ -175,7 +174,7 @@ static void combine(struct trace_context *context, const char *amzn_text, size_t
     } else {
         *context = (struct trace_context){.is_sampled = false};
     }
-    if (amzn_text && read_amzn(amzn_text, amzn_len, &amzn)) {
+    if (amzn_text && read_amzn(amzn_text, strnlen(amzn_text, HEADER_MAX), &amzn)) {
         memcpy(context->root, amzn.root, TRACE_ROOT_BYTES);
         memcpy(context->root_parent, amzn.parent, SPAN_ID_BYTES);
         if (context->has_traceparent)
@@ -187,12 +186,6 @@ static void combine(struct trace_context *context, const char *amzn_text, size_t
     } else if (!context->has_traceparent) {
         begin_trace(context, ratio);
     }
-}
-
-void trace_context_read(struct trace_context *ret_context, const char *amzn,
-                        const char *traceparent, double ratio)
-{
-    combine(ret_context, amzn, amzn ? strnlen(amzn, HEADER_MAX) : 0, traceparent, ratio);
 }
 
 void trace_context_amzn(const struct trace_context *context, const char *parent,
@@ -209,23 +202,4 @@ void trace_context_traceparent(const struct trace_context *context, const char *
 {
     snprintf(ret_text, TRACE_PARENT_BYTES, "00-%s-%s-%02x", context->trace_id,
              parent ? parent : context->parent_id, context->is_sampled);
-}
-
-void trace_context_save(const struct trace_context *context, char ret_text[TRACE_TEXT_BYTES])
-{
-    char amzn[TRACE_AMZN_BYTES], traceparent[TRACE_PARENT_BYTES] = "";
-
-    trace_context_amzn(context, NULL, amzn);
-    if (context->has_traceparent)
-        trace_context_traceparent(context, NULL, traceparent);
-    snprintf(ret_text, TRACE_TEXT_BYTES, "%s%s%s", amzn, traceparent[0] ? saved_mark : "",
-             traceparent);
-}
-
-void trace_context_load(struct trace_context *ret_context, const char *text, double ratio)
-{
-    const char *mark = text ? strstr(text, saved_mark) : NULL;
-    size_t len = mark ? (size_t)(mark - text) : text ? strnlen(text, HEADER_MAX) : 0;
-
-    combine(ret_context, text, len, mark ? mark + sizeof(saved_mark) - 1 : NULL, ratio);
 }

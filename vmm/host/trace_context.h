@@ -21,7 +21,6 @@ enum {
     TRACE_ROOT_BYTES = 36,
     TRACE_AMZN_BYTES = 80,
     TRACE_PARENT_BYTES = 56,
-    TRACE_TEXT_BYTES = TRACE_AMZN_BYTES + TRACE_PARENT_BYTES + 8,
 };
 
 struct trace_context {
@@ -45,11 +44,6 @@ void trace_context_amzn(const struct trace_context *context, const char *parent,
                         char ret_text[TRACE_AMZN_BYTES]);
 void trace_context_traceparent(const struct trace_context *context, const char *parent,
                                char ret_text[TRACE_PARENT_BYTES]);
-
-/* trace_context_save - all of it as one text, to be kept with an event; trace_context_load - from
- * it; as trace_context_read() where it is none, or NULL. */
-void trace_context_save(const struct trace_context *context, char ret_text[TRACE_TEXT_BYTES]);
-void trace_context_load(struct trace_context *ret_context, const char *text, double ratio);
 
 /* trace_span_id - a new one. */
 void trace_span_id(char ret_id[SPAN_ID_BYTES]);

@@ -524,6 +524,22 @@ int cgroup_leaf_set_memory(struct cgroup_leaf *leaf, uint64_t memory_bytes, stru
     return 0;
 }
 
+void cgroup_leaf_set_cpu(struct cgroup_leaf *leaf, const struct cgroup_limits *limits,
+                         bool with_quota)
+{
+    for (size_t i = 0; i < leaf->n; i++) {
+        const struct branch *branch = &leaf->branches[i];
+
+        for (size_t s = 0; s < ARRAY_LEN(settings); s++) {
+            const struct setting *one = &settings[s];
+
+            if (one->controller == CPU && one->v2 == branch->v2 && (branch->chosen & (1u << CPU)) &&
+                (with_quota || one->value == SHARES || one->value == WEIGHT))
+                (void)apply(branch, one, limits);
+        }
+    }
+}
+
 /* One look at all hierarchies. Returns how many leaves are left. */
 static int sweep_all(const struct hierarchies *all)
 {

@@ -7,6 +7,7 @@
 #ifndef MAYFLY_HYPERVISOR_CGROUP_H
 #define MAYFLY_HYPERVISOR_CGROUP_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -46,6 +47,11 @@ size_t cgroup_leaf_procs(const struct cgroup_leaf *leaf, int fds[CGROUP_MAX_HIER
  * was, stays, and nothing is killed for it.
  */
 int cgroup_leaf_set_memory(struct cgroup_leaf *leaf, uint64_t memory_bytes, struct error *err);
+
+/* cgroup_leaf_set_cpu - other cpu_ limits; @with_quota: not only the share. What the kernel refuses
+ * stays as it was. */
+void cgroup_leaf_set_cpu(struct cgroup_leaf *leaf, const struct cgroup_limits *limits,
+                         bool with_quota);
 
 /*
  * cgroup_sweep - end and remove what hosts that are gone left behind: leaves that nobody has

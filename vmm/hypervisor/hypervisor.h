@@ -30,8 +30,8 @@ enum vm_jail {
 };
 
 /*
- * What a VM has of the host's CPUs: memory_mib/1769 of one, as Lambda's 1 vCPU at 1,769 MB.
- * See README.md for what either costs.
+ * What a VM has of the host's CPUs once it has started (see prefer): cpu_mib/1769 of one, as
+ * Lambda's 1 vCPU at 1,769 MB. See README.md for what either costs.
  */
 enum vm_cpu {
     CPU_SHARE = 0, /* as a weight: where others want them, too. Idle CPUs are anybody's */
@@ -49,6 +49,7 @@ struct vm_config {
     bool seccomp_trap; /* for tests: the monitor names a forbidden system call before it ends */
     const char *cpu_template; /* common/cpu_template.h; NULL or "": the host's CPU */
     uint32_t memory_mib;
+    uint32_t cpu_mib; /* the function's memory, which its part of the CPUs is for; 0: memory_mib */
     uint32_t vcpus;
     size_t n_disks;
     struct vm_disk disks[VM_MAX_DISKS];
@@ -123,6 +124,13 @@ struct hypervisor_ops {
      */
     int (*restore)(struct vm *shell, int memory_fd, int state_fd, int *ret_agent_fd,
                    struct vm_restore_times *ret_times, struct error *err);
+    /*
+     * prefer - a shell, and what is restored into it, stands behind other VMs where CPUs are short,
+     * so that a burst of starts does not slow down what runs already. From here on it is one of
+     * those, with the part of the CPUs that goes with its memory. Costs one or two writes the
+     * first time; a failure costs only proportion.
+     */
+    void (*prefer)(struct vm *vm);
     /*
      * working_set - which pages of RAM a restored VM has touched so far. @fd: a file whose offset
      * is at its start; a list as of snapshot/snapshot_extents.h is written there, and is to be

@@ -33,10 +33,13 @@ enum {
     /* A vCPU at that much memory: AWS Lambda's "Configure Lambda function memory". */
     MIB_PER_CPU = 1769,
     PERIOD_US = 100000,
-    /* A restore and a first result are done in less: a quota below it gets longer periods, up to
-     * the kernel's longest, so that neither is cut short. */
+    /* A first result takes less where a guest's kernel is not emulated: a quota below it gets
+     * longer periods, up to the kernel's longest, so that it is not cut short. */
     QUOTA_LEAST_US = 50000,
     PERIOD_MOST_US = 1000000,
+    /* Of its share, for one that stands behind. An eighth: beside a burst of starts a warm guest
+     * has most of a CPU, and a start still gets on where all CPUs are taken. */
+    BEHIND = 8,
     TRY_MEMORY_MIB = 128,
     TRY_WAIT_MS = 5000,
 };
@@ -44,6 +47,8 @@ enum {
 struct jail {
     struct jail_plan plan;
     uint64_t memory_bytes;
+    struct jail_config config; /* its texts are not ours to keep */
+    bool is_preferred;
     bool has_more_room;       /* the limit is above memory_bytes */
     struct cgroup_leaf *leaf; /* owned; may be NULL */
     int uid_lock;             /* owned; -1: no user of its own */
@@ -90,16 +95,21 @@ static void take_user_namespace(struct jail *jail)
 
 /*
  * A share always. The quota of CPU_SHARE is for a monitor that its guest has taken over: no more
- * CPUs than its vCPUs and its devices can use. With CPU_QUOTA it is the share itself; what was not
- * used in one period may be used in the next.
+ * CPUs than its vCPUs and its devices can use. With CPU_QUOTA it is, once it has started, the share
+ * itself; what was not used in one period may be used in the next.
  */
-void jail_cpu_limits(const struct jail_config *config, struct cgroup_limits *limits)
+void jail_cpu_limits(const struct jail_config *config, bool is_preferred,
+                     struct cgroup_limits *limits)
 {
-    uint64_t share = (uint64_t)config->memory_mib * 1000 / MIB_PER_CPU;
+    uint64_t mib = config->cpu_mib ? config->cpu_mib : config->memory_mib;
+    uint64_t share = mib * 1000 / MIB_PER_CPU;
     uint64_t period_us = PERIOD_US, quota_us = (config->vcpus + 1) * period_us;
+    bool has_quota = is_preferred && config->cpu == CPU_QUOTA;
 
     share = share > 0 ? share : 1;
-    if (config->cpu == CPU_QUOTA) {
+    if (!is_preferred && config->is_behind)
+        share = (share + BEHIND - 1) / BEHIND;
+    if (has_quota) {
         if (share * period_us / 1000 < QUOTA_LEAST_US)
             period_us = QUOTA_LEAST_US * 1000 / share;
         if (period_us > PERIOD_MOST_US)
@@ -109,7 +119,7 @@ void jail_cpu_limits(const struct jail_config *config, struct cgroup_limits *lim
     limits->cpu_share = (uint32_t)share;
     limits->cpu_period_us = (uint32_t)period_us;
     limits->cpu_quota_us = (uint32_t)quota_us;
-    limits->cpu_burst_us = config->cpu == CPU_QUOTA ? (uint32_t)quota_us : 0;
+    limits->cpu_burst_us = has_quota ? (uint32_t)quota_us : 0;
 }
 
 static void take_cgroup(struct jail *jail, const struct jail_config *config)
@@ -118,7 +128,7 @@ static void take_cgroup(struct jail *jail, const struct jail_config *config)
     char missing[200] = "";
     struct error err;
 
-    jail_cpu_limits(config, &limits);
+    jail_cpu_limits(config, false, &limits);
     int r = cgroup_leaf_new("/proc/self/mountinfo", config->name, &limits, &jail->leaf, missing,
                             sizeof(missing), &err);
 
@@ -139,6 +149,8 @@ int jail_new(const struct jail_config *config, struct jail **ret_jail, struct er
     if (!jail)
         return error_set(err, ENOMEM, "make a jail");
     jail->uid_lock = -1;
+    jail->config = *config;
+    jail->config.name = NULL;
     jail->memory_bytes = guest_bytes + guest_bytes / MEMORY_OVERHEAD_SHARE + MEMORY_OVERHEAD_BYTES;
     jail->plan = (struct jail_plan){.confine = config->mode != JAIL_NONE,
                                     .required = config->mode == JAIL_REQUIRED,
@@ -189,6 +201,17 @@ void jail_room_back(struct jail *jail)
 {
     if (jail->has_more_room && cgroup_leaf_set_memory(jail->leaf, jail->memory_bytes, NULL) == 0)
         jail->has_more_room = false;
+}
+
+void jail_prefer(struct jail *jail)
+{
+    struct cgroup_limits limits;
+
+    if (jail->is_preferred || !jail->leaf)
+        return;
+    jail_cpu_limits(&jail->config, true, &limits);
+    cgroup_leaf_set_cpu(jail->leaf, &limits, jail->config.cpu == CPU_QUOTA);
+    jail->is_preferred = true;
 }
 
 void jail_free(struct jail *jail)

@@ -14,10 +14,11 @@ struct jail;
 
 struct jail_config {
     enum vm_jail mode;
-    const char *name; /* the VM's: of its control group */
-    uint32_t memory_mib, vcpus;
+    const char *name;                    /* the VM's: of its control group */
+    uint32_t memory_mib, cpu_mib, vcpus; /* as in vm_config */
     enum vm_cpu cpu;
     bool seccomp_trap; /* see vm_config */
+    bool is_behind;    /* its share is a part of what it will have: until jail_prefer() */
 };
 
 /*
@@ -45,8 +46,14 @@ int jail_room_for_file(struct jail *jail, uint64_t bytes, struct error *err);
  */
 void jail_room_back(struct jail *jail);
 
-/* jail_cpu_limits - what a VM of that size may have of the CPUs; pure. Fills the cpu_ members. */
-void jail_cpu_limits(const struct jail_config *config, struct cgroup_limits *limits);
+/* jail_cpu_limits - what a VM of that size may have of the CPUs, before jail_prefer() and then;
+ * pure. Fills the cpu_ members. */
+void jail_cpu_limits(const struct jail_config *config, bool is_preferred,
+                     struct cgroup_limits *limits);
+
+/* jail_prefer - it has started: its whole share, and the quota if it is to have one. What cannot be
+ * set, stays as it is. Once is enough. */
+void jail_prefer(struct jail *jail);
 
 /* jail_free - after the monitor was reaped: its user is free again, its control group goes. */
 void jail_free(struct jail *jail);

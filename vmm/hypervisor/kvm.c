@@ -247,9 +247,11 @@ static int build(struct vm *vm, const struct vm_config *config, struct start_fds
     const struct jail_config jail = {.mode = config->jail,
                                      .name = name,
                                      .memory_mib = config->memory_mib,
+                                     .cpu_mib = config->cpu_mib,
                                      .vcpus = config->vcpus,
                                      .cpu = config->cpu,
-                                     .seccomp_trap = config->seccomp_trap};
+                                     .seccomp_trap = config->seccomp_trap,
+                                     .is_behind = !config->kernel_path};
     r = jail_new(&jail, &vm->jail, err);
     if (r == 0)
         r = monitor_client_open(monitor, name, vm->jail, &vm->client, err);
@@ -365,6 +367,11 @@ static int kvm_freeze(struct vm *vm, uint64_t timeout_ms, struct error *err)
                              "image this release's ('make assets')?");
         poll(NULL, 0, FREEZE_POLL_MS);
     }
+}
+
+static void kvm_prefer(struct vm *vm)
+{
+    jail_prefer(vm->jail);
 }
 
 static int kvm_resume(struct vm *vm, struct error *err)
@@ -543,6 +550,7 @@ const struct hypervisor_ops hypervisor_kvm = {
     .freeze = kvm_freeze,
     .snapshot = kvm_snapshot,
     .restore = kvm_restore,
+    .prefer = kvm_prefer,
     .working_set = kvm_working_set,
     .status = kvm_status,
     .end_fd = kvm_end_fd,

@@ -12,10 +12,11 @@
  * no_timer_check, tsc=reliable: no PIT to check either against.
  * noreplace-smp: patching every LOCK prefix away is a tenth of a boot; vCPUs can be several.
  * rcu_expedited: grace periods by interrupt, not by waiting for ticks.
+ * iommu=off: no bounce buffers for devices that reach low addresses only (64 MB from 4 GiB on).
  */
 static const char common[] =
     "console=ttyS0 quiet reboot=k panic=-1 no_timer_check tsc=reliable "
-    "noreplace-smp rcupdate.rcu_expedited=1 8250.nr_uarts=1 thp_anon=64K:always";
+    "noreplace-smp rcupdate.rcu_expedited=1 iommu=off 8250.nr_uarts=1 thp_anon=64K:always";
 
 /*
  * Where KVM emulates supervisor mode: no instructions that its emulator lacks (the assist has some

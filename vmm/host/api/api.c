@@ -9,7 +9,10 @@
 #include <strings.h>
 
 #include "api_internal.h"
+#include "common/clock.h"
 #include "common/fd.h"
+
+enum { CONTROL_RATE = 2000 };
 
 /* --- life ------------------------------------------------------------------------------------ */
 
@@ -62,6 +65,11 @@ int api_new(const struct api_options *options, struct api **ret_api, struct erro
     if (r == 0)
         r = trusted_proxies_new(options->trusted_proxies, options->n_trusted_proxies, &api->proxies,
                                 err);
+    if (r == 0) {
+        uint32_t rate = options->control_rate ? options->control_rate : CONTROL_RATE;
+
+        r = rate_limit_new(rate, 2 * rate, &api->rate, err);
+    }
     if (r < 0) {
         api_free(api);
         return r;
@@ -83,6 +91,7 @@ void api_free(struct api *api)
     }
     free(api->keys);
     trusted_proxies_free(api->proxies);
+    rate_limit_free(api->rate);
     free(api->region);
     free(api->default_tenant);
     free(api->public_url);
@@ -242,6 +251,11 @@ static void dispatch(struct api_turn *turn)
     const struct api_operation *operation = find_operation(turn);
     if (!operation || (!(operation->flags & API_PUBLIC) && api_authenticate(turn, "lambda") < 0))
         return;
+    if (!(operation->flags & (API_PUBLIC | API_INVOKES)) &&
+        !rate_limit_take(turn->api->rate, turn->tenant, clock_now_us())) {
+        api_fail_throttled(turn, "CallerRateLimitExceeded");
+        return;
+    }
     /* A URL's query is the function's own. */
     if (operation->handle == handle_function_url || read_query(turn) == 0)
         operation->handle(turn);

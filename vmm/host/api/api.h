@@ -24,6 +24,8 @@ enum {
     API_CODE_MAX_BYTES = 70 << 20, /* JSON around 50 MB as base64 */
     API_JSON_MAX_BYTES = 256 << 10,
     API_LOG_TAIL_BYTES = 4096,
+    API_REASONS_MAX = 8,
+    API_REASON_BYTES = 256,
 };
 
 /* One invocation, ready to be run; borrowed for the call. */
@@ -33,7 +35,7 @@ struct api_invocation {
     const void *payload; /* JSON */
     size_t payload_bytes;
     const char *client_context; /* JSON text, or NULL */
-    const char *trace_id;       /* X-Amzn-Trace-Id, or NULL */
+    const char *trace_id;       /* X-Amzn-Trace-Id as trace_context_amzn() has it, or NULL */
     const char *traceparent;    /* W3C, or NULL */
     const char *invoked_arn;    /* with its qualifier, or NULL: the version's own */
     bool wants_log;             /* the last API_LOG_TAIL_BYTES of its log in the result */
@@ -62,6 +64,12 @@ struct api_provisioned_status {
     char failure[200]; /* why it cannot be held at present, or "" */
 };
 
+/* Ready with none. */
+struct api_readiness {
+    char reasons[API_REASONS_MAX][API_REASON_BYTES];
+    size_t n;
+};
+
 /* What runs functions; mayflyd's main fills it. Any member but invoke may be NULL. */
 struct api_backend {
     /*
@@ -79,13 +87,16 @@ struct api_backend {
     void (*queued)(void *opaque);
     int (*provisioned)(void *opaque, const struct provisioned *provisioned, const char *tenant,
                        struct api_provisioned_status *ret_status);
-    /* metrics - the text of /metrics; *ret_text is owned by the caller. 0 or -errno. */
-    int (*metrics)(void *opaque, char **ret_text);
+    /* metrics - the text of /metrics: @tenant's series, NULL: all. *ret_text is owned by the
+     * caller. 0 or -errno. */
+    int (*metrics)(void *opaque, const char *tenant, char **ret_text);
     /* failed - something that is no client's fault: for the log; the client sees the id only. */
     void (*failed)(void *opaque, const char *request_id, const char *text);
-    /* is_ready - false: @ret_why (static) says what for it waits (/readyz). */
-    bool (*is_ready)(void *opaque, const char **ret_why);
+    /* readiness - what keeps it from running functions (/readyz); may wait for a disk. */
+    void (*readiness)(void *opaque, struct api_readiness *ret_readiness);
 };
+
+struct log_store;
 
 struct api_key {
     const char *id, *secret, *tenant;
@@ -102,8 +113,13 @@ struct api_options {
     const char *default_tenant; /* of unsigned requests; NULL: "default". It must exist */
     bool unsigned_loopback;     /* allow them on loopback too, not only on the Unix socket */
     const char *public_url;     /* "https://host:port", for function URLs; NULL: from the request */
+    struct log_store *logs;     /* of functions; borrowed; NULL: none are kept */
+    bool open_metrics;          /* anybody may see all tenants' */
+    double trace_ratio;         /* of traces that begin here: how many are sampled */
     const char *const *trusted_proxies; /* addresses and networks whose X-Forwarded-For counts */
     size_t n_trusted_proxies;
+    uint32_t control_rate;  /* requests a second of one tenant's, but for invocations; twice as many
+                               at once. 0: 2000 */
     int64_t (*now_s)(void); /* NULL: the real clock (tests set it) */
 };
 

@@ -22,6 +22,7 @@ static const struct {
     [API_HEAD_TOO_LARGE] = {"RequestHeaderFieldsTooLargeException", 431, true, false},
     [API_BAD_HEAD] = {"BadRequestException", 400, true, false},
     [API_CODE_STORAGE] = {"CodeStorageExceededException", 400, true, false},
+    [API_POLICY_LENGTH] = {"PolicyLengthExceededException", 400, true, false},
     [API_PRECONDITION] = {"PreconditionFailedException", 412, true, false},
     [API_SERVICE] = {"ServiceException", 500, false, true},
     [API_UNAVAILABLE] = {"ServiceUnavailableException", 503, false, true},

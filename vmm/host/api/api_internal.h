@@ -8,6 +8,7 @@
 #include "api.h"
 #include "host/identity.h"
 #include "host/registry_attached.h"
+#include "rate_limit.h"
 #include "router.h"
 #include "trusted_proxies.h"
 
@@ -20,8 +21,9 @@ struct api {
     char *region, *default_tenant, *public_url;
     struct api_key_entry *keys; /* owned; sorted by id */
     size_t n_keys;
-    struct trusted_proxies *proxies; /* owned */
-    uint8_t link_key[32];            /* signs links to code; new with each start */
+    struct trusted_proxies *proxies; /* owned, as the next */
+    struct rate_limit *rate;
+    uint8_t link_key[32]; /* signs links to code; new with each start */
     atomic_uint_fast64_t answers[6];
 };
 
@@ -42,7 +44,8 @@ struct api_turn {
 typedef void api_handler(struct api_turn *turn);
 
 enum api_flags {
-    API_PUBLIC = 1 << 0, /* anybody may ask */
+    API_PUBLIC = 1 << 0,  /* anybody may ask */
+    API_INVOKES = 1 << 1, /* concurrency bounds it, not the rate */
 };
 
 struct api_operation {
@@ -69,6 +72,7 @@ enum api_exception {
     API_HEAD_TOO_LARGE,
     API_BAD_HEAD,
     API_CODE_STORAGE,
+    API_POLICY_LENGTH,
     API_PRECONDITION,
     API_SERVICE,
     API_UNAVAILABLE,
@@ -169,6 +173,9 @@ json_t *api_function_json(const struct api *api, const struct function *function
 /* api_base_url - "http://host:port" as the client sees us. */
 void api_base_url(const struct api_turn *turn, char ret_url[API_URL_BYTES]);
 
+/* api_user_arn - who asks, as the ARN of an IAM user named as the tenant. */
+void api_user_arn(const struct api_turn *turn, char *ret_arn, size_t size);
+
 /* --- api_auth.c --- */
 
 /* api_authenticate - fills the turn's tenant, or answers (-1). @service: of the signature's scope.
@@ -221,9 +228,19 @@ api_handler handle_create_url, handle_get_url, handle_update_url, handle_delete_
     handle_list_urls;
 api_handler handle_list_tags, handle_tag, handle_untag;
 api_handler handle_account_settings;
+api_handler handle_add_permission, handle_get_policy, handle_remove_permission;
+api_handler handle_get_code_signing, handle_delete_code_signing, handle_refuse_code_signing,
+    handle_list_code_signing;
+api_handler handle_get_runtime_management, handle_put_runtime_management, handle_get_recursion,
+    handle_put_recursion;
+api_handler handle_list_event_sources, handle_refuse_event_source, handle_not_there;
+api_handler handle_list_layers, handle_list_layer_versions, handle_refuse_layer,
+    handle_delete_layer;
+api_handler handle_sts;
 api_handler handle_put_event_config, handle_update_event_config, handle_get_event_config,
     handle_delete_event_config, handle_list_event_configs;
 api_handler handle_invoke, handle_invoke_stream, handle_invoke_async;
 api_handler handle_health, handle_ready, handle_metrics, handle_code_link;
+api_handler handle_logs, handle_delete_logs;
 
 #endif

@@ -14,6 +14,11 @@ void api_function_arn(const struct api *api, const char *account_id, const char 
              account_id, name, has ? ":" : "", has ? qualifier : "");
 }
 
+void api_user_arn(const struct api_turn *turn, char *ret_arn, size_t size)
+{
+    snprintf(ret_arn, size, "arn:aws:iam::%s:user/%s", turn->account_id, turn->tenant);
+}
+
 void api_time_text(uint64_t ms, char ret_text[API_TIME_BYTES])
 {
     time_t s = (time_t)(ms / 1000);

@@ -41,13 +41,39 @@ OPERATION(UpdateFunctionEventInvokeConfig, handle_update_event_config, HTTP_SHOR
 OPERATION(GetFunctionEventInvokeConfig, handle_get_event_config, HTTP_INLINE, NO_BODY, 0);
 OPERATION(DeleteFunctionEventInvokeConfig, handle_delete_event_config, HTTP_SHORT, NO_BODY, 0);
 OPERATION(ListFunctionEventInvokeConfigs, handle_list_event_configs, HTTP_INLINE, NO_BODY, 0);
-OPERATION(Invoke, handle_invoke, HTTP_LONG, API_INVOKE_MAX_BYTES, 0);
-OPERATION(InvokeAsync, handle_invoke_async, HTTP_SHORT, API_EVENT_MAX_BYTES, 0);
-OPERATION(InvokeWithResponseStream, handle_invoke_stream, HTTP_LONG, API_INVOKE_MAX_BYTES, 0);
+OPERATION(AddPermission, handle_add_permission, HTTP_SHORT, JSON, 0);
+OPERATION(GetPolicy, handle_get_policy, HTTP_INLINE, NO_BODY, 0);
+OPERATION(RemovePermission, handle_remove_permission, HTTP_SHORT, NO_BODY, 0);
+OPERATION(GetFunctionCodeSigningConfig, handle_get_code_signing, HTTP_INLINE, NO_BODY, 0);
+OPERATION(PutFunctionCodeSigningConfig, handle_refuse_code_signing, HTTP_INLINE, NO_BODY, 0);
+OPERATION(DeleteFunctionCodeSigningConfig, handle_delete_code_signing, HTTP_INLINE, NO_BODY, 0);
+OPERATION(ListCodeSigningConfigs, handle_list_code_signing, HTTP_INLINE, NO_BODY, 0);
+OPERATION(CreateCodeSigningConfig, handle_refuse_code_signing, HTTP_INLINE, NO_BODY, 0);
+OPERATION(GetRuntimeManagementConfig, handle_get_runtime_management, HTTP_INLINE, NO_BODY, 0);
+OPERATION(PutRuntimeManagementConfig, handle_put_runtime_management, HTTP_INLINE, NO_BODY, 0);
+OPERATION(GetFunctionRecursionConfig, handle_get_recursion, HTTP_INLINE, NO_BODY, 0);
+OPERATION(PutFunctionRecursionConfig, handle_put_recursion, HTTP_INLINE, NO_BODY, 0);
+OPERATION(ListEventSourceMappings, handle_list_event_sources, HTTP_INLINE, NO_BODY, 0);
+OPERATION(CreateEventSourceMapping, handle_refuse_event_source, HTTP_INLINE, NO_BODY, 0);
+OPERATION(GetEventSourceMapping, handle_not_there, HTTP_INLINE, NO_BODY, 0);
+OPERATION(UpdateEventSourceMapping, handle_not_there, HTTP_INLINE, NO_BODY, 0);
+OPERATION(DeleteEventSourceMapping, handle_not_there, HTTP_INLINE, NO_BODY, 0);
+OPERATION(ListLayers, handle_list_layers, HTTP_INLINE, NO_BODY, 0);
+OPERATION(ListLayerVersions, handle_list_layer_versions, HTTP_INLINE, NO_BODY, 0);
+OPERATION(PublishLayerVersion, handle_refuse_layer, HTTP_INLINE, API_CODE_MAX_BYTES, 0);
+OPERATION(GetLayerVersion, handle_not_there, HTTP_INLINE, NO_BODY, 0);
+OPERATION(DeleteLayerVersion, handle_delete_layer, HTTP_INLINE, NO_BODY, 0);
+OPERATION(Sts, handle_sts, HTTP_INLINE, 8 << 10, API_PUBLIC);
+OPERATION(Invoke, handle_invoke, HTTP_LONG, API_INVOKE_MAX_BYTES, API_INVOKES);
+OPERATION(InvokeAsync, handle_invoke_async, HTTP_SHORT, API_EVENT_MAX_BYTES, API_INVOKES);
+OPERATION(InvokeWithResponseStream, handle_invoke_stream, HTTP_LONG, API_INVOKE_MAX_BYTES,
+          API_INVOKES);
 OPERATION(FunctionUrl, handle_function_url, HTTP_LONG, API_INVOKE_MAX_BYTES, API_PUBLIC);
 OPERATION(CodeLink, handle_code_link, HTTP_SHORT, NO_BODY, API_PUBLIC);
 OPERATION(Health, handle_health, HTTP_INLINE, NO_BODY, API_PUBLIC);
-OPERATION(Ready, handle_ready, HTTP_INLINE, NO_BODY, API_PUBLIC);
+OPERATION(Ready, handle_ready, HTTP_SHORT, NO_BODY, API_PUBLIC);
+OPERATION(GetLogs, handle_logs, HTTP_SHORT, NO_BODY, 0);
+OPERATION(DeleteLogs, handle_delete_logs, HTTP_SHORT, NO_BODY, 0);
 OPERATION(Metrics, handle_metrics, HTTP_SHORT, NO_BODY, API_PUBLIC);
 
 #define FUNCTIONS "/2015-03-31/functions"
@@ -100,6 +126,33 @@ const struct route api_routes[] = {
     {"POST", "/2017-03-31/tags/{Resource}", &TagResource},
     {"DELETE", "/2017-03-31/tags/{Resource}", &UntagResource},
     {"GET", "/2016-08-19/account-settings", &GetAccountSettings},
+    {"GET", "/mayfly/v1/functions" NAME "/logs", &GetLogs},
+    {"DELETE", "/mayfly/v1/functions" NAME "/logs", &DeleteLogs},
+    {"POST", FUNCTIONS NAME "/policy", &AddPermission},
+    {"GET", FUNCTIONS NAME "/policy", &GetPolicy},
+    {"DELETE", FUNCTIONS NAME "/policy/{StatementId}", &RemovePermission},
+    {"GET", "/2020-06-30/functions" NAME "/code-signing-config", &GetFunctionCodeSigningConfig},
+    {"PUT", "/2020-06-30/functions" NAME "/code-signing-config", &PutFunctionCodeSigningConfig},
+    {"DELETE", "/2020-06-30/functions" NAME "/code-signing-config",
+     &DeleteFunctionCodeSigningConfig},
+    {"GET", "/2020-04-22/code-signing-configs", &ListCodeSigningConfigs},
+    {"POST", "/2020-04-22/code-signing-configs", &CreateCodeSigningConfig},
+    {"GET", "/2021-07-20/functions" NAME "/runtime-management-config", &GetRuntimeManagementConfig},
+    {"PUT", "/2021-07-20/functions" NAME "/runtime-management-config", &PutRuntimeManagementConfig},
+    {"GET", "/2024-08-31/functions" NAME "/recursion-config", &GetFunctionRecursionConfig},
+    {"PUT", "/2024-08-31/functions" NAME "/recursion-config", &PutFunctionRecursionConfig},
+    {"GET", "/2015-03-31/event-source-mappings", &ListEventSourceMappings},
+    {"POST", "/2015-03-31/event-source-mappings", &CreateEventSourceMapping},
+    {"GET", "/2015-03-31/event-source-mappings/{UUID}", &GetEventSourceMapping},
+    {"PUT", "/2015-03-31/event-source-mappings/{UUID}", &UpdateEventSourceMapping},
+    {"DELETE", "/2015-03-31/event-source-mappings/{UUID}", &DeleteEventSourceMapping},
+    {"GET", "/2018-10-31/layers", &ListLayers},
+    {"GET", "/2018-10-31/layers/{LayerName}/versions", &ListLayerVersions},
+    {"POST", "/2018-10-31/layers/{LayerName}/versions", &PublishLayerVersion},
+    {"GET", "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}", &GetLayerVersion},
+    {"DELETE", "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}", &DeleteLayerVersion},
+    {"POST", "/", &Sts},
+    {"GET", "/", &Sts},
     {"GET", "/healthz", &Health},
     {"GET", "/readyz", &Ready},
     {"GET", "/metrics", &Metrics},

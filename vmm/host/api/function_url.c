@@ -34,6 +34,8 @@ bool function_url_is_host(const struct http_request *request)
 static void reply_message(struct api_turn *turn, unsigned status, const char *message)
 {
     api_reply_json(turn, status, json_pack("{s:s}", "Message", message));
+    if (status == 403)
+        (void)http_response_header(turn->response, "x-amzn-ErrorType", "AccessDeniedException");
 }
 
 static int find_url(struct api_turn *turn, struct function_url *ret_url)
@@ -86,6 +88,8 @@ static int make_event(struct api_turn *turn, const struct function_url *url, cha
 {
     const char *host = http_header_find(turn->request, "host");
     const char *path = turn->request->path;
+    const struct trusted_proxies *proxies = turn->api->proxies;
+    char source_ip[64], user[2 * FUNCTION_NAME_MAX + 64];
     AUTO_FREE char *own_path = NULL;
     struct timespec now;
 
@@ -100,12 +104,19 @@ static int make_event(struct api_turn *turn, const struct function_url *url, cha
         path = own_path;
     }
     clock_gettime(CLOCK_REALTIME, &now);
+    trusted_proxies_client(proxies, turn->request, source_ip);
+    api_user_arn(turn, user, sizeof(user));
     struct url_context context = {.account_id = turn->account_id,
                                   .id = url->id,
                                   .domain = host ? host : "",
                                   .request_id = turn->request_id,
                                   .path = path,
+                                  .source_ip = source_ip,
+                                  .is_https = trusted_proxies_is_https(proxies, turn->request),
+                                  .user_arn = user,
                                   .now_ms = now.tv_sec * 1000ll + now.tv_nsec / 1000000};
+    if (url->auth == URL_AUTH_AWS_IAM)
+        context.caller = turn->key ? turn->key->id : "";
     json_t *event = function_url_event(turn->request, &context);
     *ret_text = event ? json_dumps(event, JSON_COMPACT) : NULL;
     json_decref(event);
@@ -128,18 +139,46 @@ static void fail(struct api_turn *turn, int r, const struct error *err)
         reply_message(turn, 429, "Too Many Requests");
         return;
     }
+    if (r == -ESHUTDOWN) {
+        reply_message(turn, 503, "Service Unavailable");
+        return;
+    }
     if (options->backend->failed)
         options->backend->failed(options->backend_opaque, turn->request_id, err->text);
     reply_message(turn, 502, "Internal Server Error");
 }
 
+static bool has_header(const struct http_response *response, const char *name)
+{
+    for (size_t i = 0; i < response->n_headers; i++)
+        if (strcasecmp(response->headers[i].name, name) == 0)
+            return true;
+    return false;
+}
+
+/* The function's, but for those that the CORS configuration set: browsers refuse two of them. */
+static void add_headers(struct http_response *to, const struct http_response *from)
+{
+    for (size_t i = 0; i < from->n_headers; i++) {
+        const char *name = from->headers[i].name;
+
+        if (strncasecmp(name, "access-control-", 15) != 0 || !has_header(to, name))
+            (void)http_response_header(to, name, from->headers[i].value);
+    }
+}
+
 /* A whole result, which is the response. */
 static void reply_whole(struct api_turn *turn, const struct api_invocation_result *result)
 {
+    const char *payload = (const char *)result->payload;
     struct http_response answer = {.status = 0};
 
+    if (result->error != API_NO_ERROR && function_url_is_timeout(payload, result->payload_bytes)) {
+        reply_message(turn, 504, "Gateway Timeout");
+        return;
+    }
     if (result->error != API_NO_ERROR ||
-        function_url_response((const char *)result->payload, result->payload_bytes, &answer) < 0) {
+        function_url_response(payload, result->payload_bytes, &answer) < 0) {
         http_response_done(&answer);
         reply_message(turn, 502, "Internal Server Error");
         return;
@@ -149,8 +188,7 @@ static void reply_whole(struct api_turn *turn, const struct api_invocation_resul
     turn->response->body = answer.body;
     turn->response->body_bytes = answer.body_bytes;
     answer.body = NULL;
-    for (size_t i = 0; i < answer.n_headers; i++)
-        (void)http_response_header(turn->response, answer.headers[i].name, answer.headers[i].value);
+    add_headers(turn->response, &answer);
     http_response_done(&answer);
 }
 
@@ -159,19 +197,19 @@ static void run(struct api_turn *turn, const struct function *function, const ch
 {
     char arn[API_ARN_BYTES];
     struct url_stream stream;
-    const char *trace_id = http_header_find(turn->request, "x-amzn-trace-id");
-    struct api_invocation invocation = {
-        .function = function,
-        .request_id = turn->request_id,
-        .payload = event,
-        .payload_bytes = strlen(event),
-        .invoked_arn = arn,
-        .trace_id = trace_id && strlen(trace_id) < EVENT_TRACE_MAX ? trace_id : NULL,
-        .traceparent = http_header_find(turn->request, "traceparent")};
+    struct invoke_trace trace;
+    struct api_invocation invocation = {.function = function,
+                                        .request_id = turn->request_id,
+                                        .payload = event,
+                                        .payload_bytes = strlen(event),
+                                        .invoked_arn = arn,
+                                        .trace_id = trace.amzn};
     struct api_invocation_result result;
     struct error err;
 
     api_function_arn(turn->api, turn->account_id, url->function, url->qualifier, arn);
+    invoke_read_trace(turn, &trace);
+    invocation.traceparent = trace.traceparent[0] ? trace.traceparent : NULL;
     url_stream_init(&stream, turn);
     if (url->mode == URL_RESPONSE_STREAM) {
         invocation.on_part = url_stream_part;

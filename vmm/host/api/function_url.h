@@ -12,7 +12,11 @@ struct url_context {
     const char *account_id, *id, *domain, *request_id;
     const char *path; /* raw, as the function sees it: begins with '/' */
     int64_t now_ms;
-    const char *caller; /* the access key of a signed request, or NULL */
+    /* Of a URL that wants signatures: the caller's access key and user ("" where it was let in
+     * without); NULL of one that does not, whose Authorization header then is the function's. */
+    const char *caller, *user_arn;
+    const char *source_ip; /* who asks, behind proxies; NULL: the peer */
+    bool is_https;         /* for the client, whether or not it is here */
 };
 
 /*
@@ -21,9 +25,13 @@ struct url_context {
  */
 json_t *function_url_event(const struct http_request *request, const struct url_context *context);
 
+/* function_url_is_timeout - does @payload, an error object, say that the function ran too long? */
+bool function_url_is_timeout(const char *payload, size_t len_bytes);
+
 /*
  * function_url_response - what @payload (a function's JSON) says about status, headers and body; an
- * answer without statusCode is the body itself. -EBADMSG if it cannot be a response (502).
+ * answer without statusCode is the body itself, as it is. -EBADMSG if it cannot be a response
+ * (502). Source: "Invoking Lambda function URLs", response payload format.
  */
 int function_url_response(const char *payload, size_t len_bytes, struct http_response *response);
 

@@ -12,6 +12,8 @@
 #include "common/fd.h"
 #include "function_url.h"
 
+enum { HEADERS_MAX_BYTES = 24 << 10 }; /* of an answer: a connection's memory holds them */
+
 static void set(json_t *object, const char *name, json_t *value)
 {
     (void)json_object_set_new(object, name, value);
@@ -59,25 +61,48 @@ static void lower(const char *from, char *to, size_t size)
     to[n] = '\0';
 }
 
-/* "a=1; b=2" as ["a=1", "b=2"] */
-static json_t *cookies_json(const char *text)
+/* "a=1; b=2" as "a=1" and "b=2"; a second header's follow the first's. */
+static void add_cookies(json_t *event, const char *text)
 {
-    json_t *cookies = json_array();
-
+    if (!json_object_get(event, "cookies"))
+        set(event, "cookies", json_array());
     while (*text) {
         text += strspn(text, "; ");
         size_t len = strcspn(text, ";");
         if (len > 0) {
             AUTO_FREE char *one = strndup(text, len);
 
-            (void)json_array_append_new(cookies, text_json(one ? one : ""));
+            (void)json_array_append_new(json_object_get(event, "cookies"),
+                                        text_json(one ? one : ""));
         }
         text += len;
     }
-    return cookies;
 }
 
-static void add_headers(json_t *event, const struct http_request *request)
+static const char *source_ip(const struct http_request *request, const struct url_context *context)
+{
+    return context->source_ip ? context->source_ip : request->peer;
+}
+
+/* What Lambda says of the connection, in place of what the client says of it. */
+static void add_forwarded(json_t *headers, const struct http_request *request,
+                          const struct url_context *context)
+{
+    bool is_https = request->is_tls || context->is_https;
+    const char *host = http_header_find(request, "host");
+    const char *colon = host ? strrchr(host, ':') : NULL;
+    const char *port = is_https ? "443" : "80";
+
+    if (colon && colon[1] && strspn(colon + 1, "0123456789") == strlen(colon + 1))
+        port = colon + 1;
+    if (source_ip(request, context)[0])
+        set(headers, "x-forwarded-for", json_string(source_ip(request, context)));
+    set(headers, "x-forwarded-proto", json_string(is_https ? "https" : "http"));
+    set(headers, "x-forwarded-port", json_string(port));
+}
+
+static void add_headers(json_t *event, const struct http_request *request,
+                        const struct url_context *context)
 {
     json_t *headers = json_object();
     char name[256];
@@ -85,13 +110,11 @@ static void add_headers(json_t *event, const struct http_request *request)
     for (size_t i = 0; i < request->n_headers; i++) {
         lower(request->headers[i].name, name, sizeof(name));
         if (strcmp(name, "cookie") == 0)
-            set(event, "cookies", cookies_json(request->headers[i].value));
-        else if (strcmp(name, "authorization") != 0)
+            add_cookies(event, request->headers[i].value);
+        else if (strcmp(name, "authorization") != 0 || !context->caller)
             join(headers, name, request->headers[i].value);
     }
-    if (request->peer[0])
-        set(headers, "x-forwarded-for", json_string(request->peer));
-    set(headers, "x-forwarded-proto", json_string(request->is_tls ? "https" : "http"));
+    add_forwarded(headers, request, context);
     set(event, "headers", headers);
 }
 
@@ -139,9 +162,10 @@ static json_t *context_json(const struct http_request *request, const struct url
 
     gmtime_r(&s, &tm);
     strftime(when, sizeof(when), "%d/%b/%Y:%H:%M:%S +0000", &tm);
-    json_t *http = json_pack("{s:s, s:o, s:s, s:s, s:o}", "method", request->method, "path",
-                             text_json(context->path), "protocol", "HTTP/1.1", "sourceIp",
-                             request->peer, "userAgent", text_json(agent ? agent : ""));
+    json_t *http =
+        json_pack("{s:s, s:o, s:s, s:s, s:o}", "method", request->method, "path",
+                  text_json(context->path), "protocol", "HTTP/1.1", "sourceIp",
+                  source_ip(request, context), "userAgent", text_json(agent ? agent : ""));
     json_t *object = json_pack(
         "{s:s, s:s, s:o, s:s, s:o, s:s, s:s, s:s, s:s, s:I}", "accountId", context->account_id,
         "apiId", context->id, "domainName", text_json(context->domain), "domainPrefix", context->id,
@@ -149,8 +173,10 @@ static json_t *context_json(const struct http_request *request, const struct url
         "time", when, "timeEpoch", (json_int_t)context->now_ms);
     if (object && context->caller)
         set(object, "authorizer",
-            json_pack("{s:{s:s, s:s}}", "iam", "accessKey", context->caller, "accountId",
-                      context->account_id));
+            json_pack("{s:{s:s, s:s, s:s, s:n, s:n, s:s, s:s}}", "iam", "accessKey",
+                      context->caller, "accountId", context->account_id, "callerId",
+                      context->caller, "cognitoIdentity", "principalOrgId", "userArn",
+                      context->user_arn ? context->user_arn : "", "userId", context->caller));
     return object;
 }
 
@@ -164,7 +190,7 @@ json_t *function_url_event(const struct http_request *request, const struct url_
         json_pack("{s:s, s:s, s:o, s:o}", "version", "2.0", "routeKey", "$default", "rawPath",
                   text_json(context->path), "rawQueryString", text_json(request->query));
     if (event) {
-        add_headers(event, request);
+        add_headers(event, request, context);
         if (query.n > 0) {
             json_t *parameters = json_object();
 
@@ -296,21 +322,36 @@ int function_url_head(const char *prelude, size_t len_bytes, struct http_respons
     return r;
 }
 
-/* No statusCode: the value itself is the body; a text without its quotes. */
-static int take_plain(const json_t *value, const char *payload, size_t len,
-                      struct http_response *response)
+/* No statusCode: the value itself is the body, as the function wrote it. */
+static int take_plain(const char *payload, size_t len, struct http_response *response)
 {
-    const char *from = json_is_string(value) ? json_string_value(value) : payload;
-    size_t n = json_is_string(value) ? json_string_length(value) : len;
-
     response->status = 200;
-    response->body = malloc(n + 1);
+    response->body = malloc(len + 1);
     if (!response->body)
         return -EBADMSG;
-    memcpy(response->body, from, n);
-    response->body_bytes = n;
+    memcpy(response->body, payload, len);
+    response->body_bytes = len;
     (void)http_response_header(response, "Content-Type", "application/json");
     return 0;
+}
+
+bool function_url_is_timeout(const char *payload, size_t len_bytes)
+{
+    json_t *value = json_loadb(payload, len_bytes, JSON_ALLOW_NUL, NULL);
+    const char *type = json_string_value(json_object_get(value, "errorType"));
+    bool is_timeout = type && strcmp(type, "Sandbox.Timedout") == 0;
+
+    json_decref(value);
+    return is_timeout;
+}
+
+static size_t header_bytes(const struct http_response *response)
+{
+    size_t sum = 0;
+
+    for (size_t i = 0; i < response->n_headers; i++)
+        sum += strlen(response->headers[i].name) + strlen(response->headers[i].value) + 4;
+    return sum;
 }
 
 int function_url_response(const char *payload, size_t len_bytes, struct http_response *response)
@@ -323,9 +364,9 @@ int function_url_response(const char *payload, size_t len_bytes, struct http_res
     if (json_object_get(value, "statusCode"))
         r = take_formatted(value, response);
     else
-        r = take_plain(value, payload, len_bytes, response);
+        r = take_plain(payload, len_bytes, response);
     json_decref(value);
-    return r;
+    return r == 0 && header_bytes(response) > HEADERS_MAX_BYTES ? -EBADMSG : r;
 }
 
 /* --- cross-origin ---------------------------------------------------------------------------- */

@@ -1,4 +1,4 @@
-/* The account's limits and use; and what operators ask: health, readiness, metrics. */
+/* The account's limits and use. */
 #include <errno.h>
 #include <string.h>
 
@@ -24,43 +24,4 @@ void handle_account_settings(struct api_turn *turn)
                              (json_int_t)tenant.unreserved_concurrency, "AccountUsage",
                              "TotalCodeSize", (json_int_t)tenant.code_bytes, "FunctionCount",
                              (json_int_t)tenant.functions));
-}
-
-static void reply_text(struct api_turn *turn, unsigned status, const char *text)
-{
-    char *own = strdup(text);
-
-    api_reply_bytes(turn, own ? status : 500, "text/plain; charset=utf-8", own, strlen(text));
-}
-
-void handle_health(struct api_turn *turn)
-{
-    reply_text(turn, 200, "ok\n");
-}
-
-void handle_ready(struct api_turn *turn)
-{
-    const struct api_options *options = &turn->api->options;
-    const char *why = "not ready";
-
-    if (options->backend->is_ready && !options->backend->is_ready(options->backend_opaque, &why))
-        reply_text(turn, 503, why);
-    else
-        reply_text(turn, 200, "ready\n");
-}
-
-/* They tell of all tenants: for who is on this host, or has a key. */
-void handle_metrics(struct api_turn *turn)
-{
-    const struct api_options *options = &turn->api->options;
-    char *text = NULL;
-
-    if (turn->request->origin == HTTP_FROM_NETWORK && api_authenticate(turn, "lambda") < 0)
-        return;
-    if (!options->backend->metrics ||
-        options->backend->metrics(options->backend_opaque, &text) < 0) {
-        api_fail(turn, API_SERVICE, "there are no metrics");
-        return;
-    }
-    api_reply_bytes(turn, 200, "text/plain; version=0.0.4; charset=utf-8", text, strlen(text));
 }

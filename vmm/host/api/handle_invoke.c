@@ -27,8 +27,9 @@ struct invoke_input {
     bool wants_log;
     char *client_context; /* JSON, decoded; or NULL */
     const char *client_context_base64;
-    char *trace_id, *traceparent; /* or NULL */
-    char arn[API_ARN_BYTES];      /* that was invoked */
+    const char *trace_id, *traceparent; /* the latter may be NULL; into the next */
+    struct invoke_trace trace;
+    char arn[API_ARN_BYTES]; /* that was invoked */
     const void *payload;
     size_t payload_bytes;
 };
@@ -38,8 +39,6 @@ struct invoke_input {
 static void input_done(struct invoke_input *input)
 {
     free(input->client_context);
-    free(input->trace_id);
-    free(input->traceparent);
 }
 
 static int read_kind(struct api_turn *turn, bool is_stream, struct invoke_input *input)
@@ -91,14 +90,6 @@ static int read_client_context(struct api_turn *turn, struct invoke_input *input
     return 0;
 }
 
-/* A header's own copy: it may be needed when the request is gone. */
-static char *copy_header(const struct api_turn *turn, const char *name)
-{
-    const char *value = http_header_find(turn->request, name);
-
-    return value && strlen(value) < EVENT_TRACE_MAX ? strdup(value) : NULL;
-}
-
 static int read_input(struct api_turn *turn, bool is_stream, struct invoke_input *input)
 {
     const struct http_request *request = turn->request;
@@ -117,12 +108,29 @@ static int read_input(struct api_turn *turn, bool is_stream, struct invoke_input
     }
     api_function_arn(turn->api, turn->account_id, input->target.key.name,
                      input->target.key.qualifier, input->arn);
-    input->trace_id = copy_header(turn, "x-amzn-trace-id");
-    input->traceparent = copy_header(turn, "traceparent");
+    invoke_read_trace(turn, &input->trace);
+    input->trace_id = input->trace.amzn;
+    input->traceparent = input->trace.traceparent[0] ? input->trace.traceparent : NULL;
     return 0;
 }
 
 /* --- running --------------------------------------------------------------------------------- */
+
+void invoke_read_trace(struct api_turn *turn, struct invoke_trace *ret_trace)
+{
+    struct trace_context context;
+
+    trace_context_read(&context, http_header_find(turn->request, "x-amzn-trace-id"),
+                       http_header_find(turn->request, "traceparent"),
+                       turn->api->options.trace_ratio);
+    ret_trace->traceparent[0] = '\0';
+    trace_context_amzn(&context, NULL, ret_trace->amzn);
+    (void)http_response_header(turn->response, "X-Amzn-Trace-Id", ret_trace->amzn);
+    if (!context.has_traceparent)
+        return;
+    trace_context_traceparent(&context, NULL, ret_trace->traceparent);
+    (void)http_response_header(turn->response, "traceparent", ret_trace->traceparent);
+}
 
 int invoke_find(struct api_turn *turn, const struct function_key *key,
                 struct function **ret_function)
@@ -215,8 +223,6 @@ static void reply_result(struct api_turn *turn, const struct invoke_input *input
         log_base64(result, log);
         (void)http_response_header(turn->response, "X-Amz-Log-Result", log);
     }
-    if (input->trace_id)
-        (void)http_response_header(turn->response, "X-Amzn-Trace-Id", input->trace_id);
     reply_timing(turn, result);
 }
 
@@ -252,6 +258,10 @@ static void enqueue(struct api_turn *turn, const struct invoke_input *input, uns
         return;
     }
     int r = event_queue_enqueue(options->queue, &event, &err);
+    if (r == -EAGAIN) { /* in the word that SDKs know */
+        api_fail_throttled(turn, "CallerRateLimitExceeded");
+        return;
+    }
     if (r < 0) {
         invoke_fail(turn, r == -EINVAL ? -EIO : r, &input->target.key, &err);
         return;

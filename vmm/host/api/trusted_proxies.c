@@ -3,57 +3,28 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
 #include "common/bytes.h"
-
-enum { ADDRESS_BITS = 128, V4_PREFIX_BITS = 96 };
-
-/* All as IPv6; IPv4 in its mapped form (RFC 4291 §2.5.5.2). */
-struct network {
-    struct in6_addr address;
-    unsigned bits;
-};
+#include "host/address_policy.h"
 
 struct trusted_proxies {
     size_t n;
     struct network networks[];
 };
 
-static int read_address(const char *text, struct in6_addr *ret, bool *ret_is_v4)
+static int read_address(const char *text, struct sockaddr_in6 *ret)
 {
-    struct in_addr v4;
+    struct sockaddr_in v4 = {.sin_family = AF_INET};
 
-    *ret_is_v4 = inet_pton(AF_INET, text, &v4) == 1;
-    if (!*ret_is_v4)
-        return inet_pton(AF_INET6, text, ret) == 1 ? 0 : -EINVAL;
-    *ret = (struct in6_addr){.s6_addr = {[10] = 0xff, [11] = 0xff}};
-    memcpy(&ret->s6_addr[12], &v4, sizeof(v4));
-    return 0;
-}
-
-static int read_network(const char *text, struct network *ret)
-{
-    size_t len = strcspn(text, "/");
-    char address[64], *end = NULL;
-    bool is_v4;
-
-    if (len >= sizeof(address))
-        return -EINVAL;
-    memcpy(address, text, len);
-    address[len] = '\0';
-    if (read_address(address, &ret->address, &is_v4) < 0)
-        return -EINVAL;
-    ret->bits = ADDRESS_BITS;
-    if (!text[len])
-        return 0;
-    unsigned long bits = strtoul(text + len + 1, &end, 10);
-    if (text[len + 1] < '0' || text[len + 1] > '9' || *end || bits > (is_v4 ? 32 : ADDRESS_BITS))
-        return -EINVAL;
-    ret->bits = (unsigned)bits + (is_v4 ? V4_PREFIX_BITS : 0);
+    *ret = (struct sockaddr_in6){.sin6_family = AF_INET6};
+    if (inet_pton(AF_INET, text, &v4.sin_addr) != 1)
+        return inet_pton(AF_INET6, text, &ret->sin6_addr) == 1 ? 0 : -EINVAL;
+    memcpy(ret, &v4, sizeof(v4));
     return 0;
 }
 
@@ -66,7 +37,7 @@ int trusted_proxies_new(const char *const *names, size_t n_names,
     if (!proxies)
         return error_set(err, ENOMEM, "take the trusted proxies");
     for (size_t i = 0; i < n_names; i++) {
-        if (read_network(names[i], &proxies->networks[proxies->n++]) < 0) {
+        if (network_parse(names[i], &proxies->networks[proxies->n++], NULL) < 0) {
             free(proxies);
             return error_say(err, EINVAL,
                              "the trusted proxy '%.64s' is neither an address nor a network, as "
@@ -83,34 +54,19 @@ void trusted_proxies_free(struct trusted_proxies *proxies)
     free(proxies);
 }
 
-static bool is_in(const struct network *network, const struct in6_addr *address)
-{
-    unsigned whole = network->bits / 8, rest = network->bits % 8;
-
-    if (memcmp(network->address.s6_addr, address->s6_addr, whole) != 0)
-        return false;
-    return rest == 0 || ((network->address.s6_addr[whole] ^ address->s6_addr[whole]) &
-                         (0xff00u >> rest) & 0xffu) == 0;
-}
-
 static bool is_trusted(const struct trusted_proxies *proxies, const char *text)
 {
-    struct in6_addr address;
-    bool is_v4;
+    struct sockaddr_in6 address;
 
-    if (!proxies || read_address(text, &address, &is_v4) < 0)
-        return false;
-    for (size_t i = 0; i < proxies->n; i++)
-        if (is_in(&proxies->networks[i], &address))
-            return true;
-    return false;
+    return proxies && read_address(text, &address) == 0 &&
+           address_is_allowed((const struct sockaddr *)&address, sizeof(address), proxies->networks,
+                              proxies->n);
 }
 
 /* The @len characters of one element, without blanks, brackets and a port, as an address. */
 static bool take_address(const char *from, size_t len, char ret[64])
 {
-    struct in6_addr address;
-    bool is_v4;
+    struct sockaddr_in6 address;
 
     while (len > 0 && (*from == ' ' || *from == '\t'))
         from++, len--;
@@ -127,7 +83,7 @@ static bool take_address(const char *from, size_t len, char ret[64])
     } else if (colon && !strchr(colon + 1, ':')) {
         *colon = '\0';
     }
-    return read_address(ret, &address, &is_v4) == 0;
+    return read_address(ret, &address) == 0;
 }
 
 /* Elements of one header from its end; false: all were trusted proxies, or something is no address:

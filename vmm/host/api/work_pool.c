@@ -116,11 +116,12 @@ int work_pool_submit(struct work_pool *pool, void (*run)(void *), void *opaque)
 
             pool->jobs[last] = (struct job){run, opaque};
             pool->n_waiting++;
-            pthread_cond_signal(&pool->work);
             r = 0;
         }
     }
     pthread_mutex_unlock(&pool->lock);
+    if (r == 0) /* after the lock: who is woken wants it at once */
+        pthread_cond_signal(&pool->work);
     return r;
 }
 
