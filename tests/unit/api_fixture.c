@@ -94,6 +94,7 @@ static int invoke(void *opaque, const struct api_invocation *invocation,
     copy(fixture_seen.client_context, sizeof(fixture_seen.client_context),
          invocation->client_context);
     copy(fixture_seen.trace_id, sizeof(fixture_seen.trace_id), invocation->trace_id);
+    copy(fixture_seen.invoked_arn, sizeof(fixture_seen.invoked_arn), invocation->invoked_arn);
     fixture_seen.payload_bytes = invocation->payload_bytes;
     snprintf(fixture_seen.payload, sizeof(fixture_seen.payload), "%.*s",
              (int)invocation->payload_bytes, (const char *)invocation->payload);

@@ -22,7 +22,7 @@ struct api_fixture {
 /* What the backend was last asked. */
 struct seen_invocation {
     char name[FUNCTION_NAME_MAX + 1], version[VERSION_TEXT_BYTES], client_context[256];
-    char trace_id[128], payload[8192];
+    char trace_id[128], invoked_arn[256], payload[8192];
     size_t payload_bytes;
     int count;
     bool is_unready;

@@ -198,6 +198,15 @@ static void test_alias_shares(void **state)
         json_decref(expect_ok(fixture, "POST", INVOKE "?Qualifier=live", "{}", 200));
         second += strcmp(fixture_seen.version, "2") == 0;
     }
+    /* The function is told what was asked for, not what it came to. */
+    const char *told = strstr(fixture_seen.invoked_arn, ":function:");
+    assert_non_null(told);
+    assert_string_equal(told, ":function:f:live");
+    json_decref(expect_ok(fixture, "POST", INVOKE, "{}", 200));
+    told = strstr(fixture_seen.invoked_arn, ":function:");
+    assert_non_null(told);
+    assert_string_equal(told, ":function:f");
+    assert_memory_equal(fixture_seen.invoked_arn, "arn:aws:lambda:", 15);
     /* Fair coins: outside of this once in 10^12 runs. */
     assert_in_range(second, 50, 150);
 }

@@ -70,6 +70,14 @@ void agent_client_free(struct agent_client *client)
     free(client);
 }
 
+void agent_client_remind(struct agent_client *client, uint64_t at_ns, void (*remind)(void *opaque),
+                         void *opaque)
+{
+    client->stream.remind_ns = at_ns;
+    client->stream.remind = remind;
+    client->stream.remind_opaque = opaque;
+}
+
 void agent_result_done(struct agent_result *result)
 {
     free(result->payload);
@@ -496,6 +504,7 @@ static int send_invoke(struct agent_client *client, const struct agent_event *ev
     invoke.client_context = text(event->client_context);
     invoke.identity = text(event->identity);
     invoke.trace_id = text(event->trace_id);
+    invoke.invoked_arn = text(event->invoked_arn);
     message.body_case = MAYFLY__AGENT__HOST_MESSAGE__BODY_INVOKE;
     message.invoke = &invoke;
     if (!event->rebirth)
@@ -617,8 +626,9 @@ int agent_client_preload(struct agent_client *client, const char *runtime, uint6
     return r;
 }
 
-int agent_client_freeze(struct agent_client *client, uint32_t settle_ms, uint64_t answer_timeout_ms,
-                        struct agent_result *ret_result, struct error *err)
+int agent_client_freeze(struct agent_client *client, uint32_t settle_ms, uint32_t hooks_timeout_ms,
+                        uint64_t answer_timeout_ms, struct agent_result *ret_result,
+                        struct error *err)
 {
     Mayfly__Agent__HostMessage message = MAYFLY__AGENT__HOST_MESSAGE__INIT;
     Mayfly__Agent__Freeze freeze = MAYFLY__AGENT__FREEZE__INIT;
@@ -626,6 +636,7 @@ int agent_client_freeze(struct agent_client *client, uint32_t settle_ms, uint64_
 
     message.body_case = MAYFLY__AGENT__HOST_MESSAGE__BODY_FREEZE;
     freeze.settle_ms = settle_ms;
+    freeze.timeout_ms = hooks_timeout_ms;
     message.freeze = &freeze;
     int r = agent_stream_send(&client->stream, &message, deadline_in(answer_timeout_ms), err);
     if (r == 0)

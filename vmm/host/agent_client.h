@@ -83,6 +83,7 @@ struct agent_event {
     const char *client_context; /* these may be NULL */
     const char *identity;
     const char *trace_id;
+    const char *invoked_arn; /* NULL: the Prepare's */
     /* The guest was restored and this is the first it hears: told in one piece with the event, so
      * that no handler code runs in between. NULL otherwise. */
     const struct agent_rebirth *rebirth;
@@ -111,6 +112,11 @@ void agent_result_done(struct agent_result *result);
 int agent_client_new(int fd, int end_fd, int interrupt_fd, agent_log *log, void *opaque,
                      struct agent_client **ret_client, struct error *err);
 void agent_client_free(struct agent_client *client);
+
+/* agent_client_remind - call @remind once, from within a wait for the agent that lasts until @at_ns
+ * (CLOCK_MONOTONIC); 0: no more. */
+void agent_client_remind(struct agent_client *client, uint64_t at_ns, void (*remind)(void *opaque),
+                         void *opaque);
 
 /*
  * All of these return 0, -ETIMEDOUT, -EINTR, -ECONNRESET or -EPROTO, as agent_stream.h says; after
@@ -144,11 +150,13 @@ int agent_client_preload(struct agent_client *client, const char *runtime, uint6
                          struct agent_result *ret_result, struct error *err);
 
 /*
- * agent_client_freeze - before-snapshot hooks, then rest: nothing is under way when it returns, and
+ * agent_client_freeze - before-snapshot hooks, by the guest's clock within @hooks_timeout_ms (0: as
+ * in Lambda), then rest: nothing is under way when it returns, and
  * after @settle_ms, for the guest's kernel to tidy up, the guest goes to its freeze point.
  */
-int agent_client_freeze(struct agent_client *client, uint32_t settle_ms, uint64_t answer_timeout_ms,
-                        struct agent_result *ret_result, struct error *err);
+int agent_client_freeze(struct agent_client *client, uint32_t settle_ms, uint32_t hooks_timeout_ms,
+                        uint64_t answer_timeout_ms, struct agent_result *ret_result,
+                        struct error *err);
 
 /* agent_client_reborn - tell a restored guest that gets no event yet: Prepare follows. */
 int agent_client_reborn(struct agent_client *client, const struct agent_rebirth *rebirth,

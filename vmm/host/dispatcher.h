@@ -46,7 +46,8 @@ struct invocation {
     const char *client_context; /* these may be NULL */
     const char *identity;
     const char *trace_id;
-    agent_log *on_log; /* what the function prints, on the caller's thread; may be NULL */
+    const char *invoked_arn; /* with the alias or version that was asked for */
+    agent_log *on_log;       /* what the function prints, on the caller's thread; may be NULL */
     /* An instance is there and gets the event now: how it started is in *so_far. May be NULL. */
     void (*on_start)(void *opaque, const struct invocation_result *so_far);
     void *opaque;              /* for both */

@@ -52,7 +52,7 @@ static int digest_configuration(const struct instance_function *function,
 {
     size_t n = 0;
     char memory[48];
-    AUTO_FREE const char **texts = calloc(6 + 2 * function->n_environment, sizeof(char *));
+    AUTO_FREE const char **texts = calloc(7 + 2 * function->n_environment, sizeof(char *));
 
     if (!texts)
         return error_set(err, ENOMEM, "digest a snapshot's key");
@@ -64,6 +64,7 @@ static int digest_configuration(const struct instance_function *function,
     texts[n++] = function->handler ? function->handler : "";
     texts[n++] = function->name;
     texts[n++] = function->version;
+    texts[n++] = function->arn ? function->arn : "";
     for (size_t i = 0; i < function->n_environment; i++) {
         texts[n++] = function->environment[i].name;
         texts[n++] = function->environment[i].value;

@@ -48,8 +48,10 @@ int instance_freeze(struct instance *instance, int memory_fd, int state_fd,
     if (r < 0)
         return r;
     instance_tell(instance, STAGE_FREEZE);
-    r = agent_client_freeze(instance->agent, instance->patience->settle_ms,
-                            instance->patience->init_ms, ret_result, err);
+    /* Beside the hooks, a runtime's own part is in it: a full collection of garbage. */
+    r = agent_client_freeze(
+        instance->agent, instance->patience->settle_ms, instance->patience->init_ms,
+        2ull * instance->patience->init_ms + instance->patience->grace_ms, ret_result, err);
     if (r < 0)
         return instance_broken(instance, r, err);
     if (ret_result->outcome != OUTCOME_OK)

@@ -106,6 +106,7 @@ static int invoke_build(struct lambda_backend *backend, const struct api_invocat
                                .event = invocation->payload,
                                .event_bytes = invocation->payload_bytes,
                                .client_context = invocation->client_context,
+                               .invoked_arn = invocation->invoked_arn,
                                .on_part = invocation->on_part,
                                .part_opaque = invocation->opaque};
     observer_begin(backend->options.observer, &seen, invocation, &event);

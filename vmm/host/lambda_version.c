@@ -12,7 +12,12 @@
 
 #include "runtime_images.h"
 
-enum { MIB_PER_VCPU = 1769, MAX_VCPUS = 6, PATH_BYTES = 4096 }; /* as in Lambda */
+enum {
+    REGION_VARIABLES = 2,
+    MIB_PER_VCPU = 1769,
+    MAX_VCPUS = 6,
+    PATH_BYTES = 4096
+}; /* as in Lambda */
 
 static int open_code(void *opaque, struct package **ret_package, struct error *err)
 {
@@ -52,20 +57,37 @@ static uint32_t vcpus_of(uint32_t memory_mib)
     return vcpus < 1 ? 1 : vcpus > MAX_VCPUS ? MAX_VCPUS : vcpus;
 }
 
+/* Of the version itself: what an event was really sent to comes with the event. */
+static void name_arn(struct lambda_version *version, const char *region)
+{
+    const struct function *function = version->function;
+    bool is_latest = function->version == VERSION_LATEST;
+
+    snprintf(version->arn, sizeof(version->arn), "arn:aws:lambda:%s:%s:function:%s%s%s", region,
+             function->account_id, function->name, is_latest ? "" : ":",
+             is_latest ? "" : function->version_text);
+}
+
 int lambda_version_init(struct lambda_version *version, struct registry *registry,
                         const struct function *function, struct error *err)
 {
     const struct runtime *runtime = runtime_find(function->runtime); /* NULL: of an older release */
 
     *version = (struct lambda_version){.registry = registry, .function = function};
-    version->environment = calloc(function->n_environment + 1, sizeof(*version->environment));
+    const char *region = registry_region(registry);
+
+    version->environment =
+        calloc(function->n_environment + REGION_VARIABLES, sizeof(*version->environment));
     if (!version->environment)
         return error_set(err, ENOMEM, "prepare the function '%s'", function->name);
+    version->environment[0] = (struct agent_variable){"AWS_REGION", region};
+    version->environment[1] = (struct agent_variable){"AWS_DEFAULT_REGION", region};
     for (size_t i = 0; i < function->n_environment; i++)
-        version->environment[i] =
+        version->environment[REGION_VARIABLES + i] =
             (struct agent_variable){function->environment[i].name, function->environment[i].value};
     snprintf(version->label, sizeof(version->label), "%016" PRIx64 ".%" PRIu64,
              registry_identity(registry), function->build_id);
+    name_arn(version, region);
     version->version = (struct function_version){
         .tenant = function->tenant,
         .build_id = function->build_id,
@@ -75,7 +97,8 @@ int lambda_version_init(struct lambda_version *version, struct registry *registr
                      .name = function->name,
                      .version = function->version_text,
                      .environment = version->environment,
-                     .n_environment = function->n_environment},
+                     .n_environment = function->n_environment + REGION_VARIABLES,
+                     .arn = version->arn},
         .open_package = open_code,
         .opaque = version,
         .image = runtime ? runtime->image : function->runtime,

@@ -5,10 +5,13 @@
 #include "dispatcher.h"
 #include "registry.h"
 
+enum { LAMBDA_ARN_BYTES = 320 };
+
 /* lambda_version_init'ed; borrows from the function and the registry until _done. */
 struct lambda_version {
     struct function_version version;
     struct agent_variable *environment; /* owned */
+    char arn[LAMBDA_ARN_BYTES];
     const struct function *function;
     struct registry *registry;
     char label[40];   /* of its snapshot: <registry>.<build> */

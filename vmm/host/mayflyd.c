@@ -308,8 +308,11 @@ static void record_dropped(void *opaque, const char *request_id, const char *tex
 
 static int start_store(struct daemon *daemon, struct error *err)
 {
-    const struct registry_options options = {
-        .state = daemon->state, .check_runtime = check_runtime, .opaque = daemon, .is_sole = true};
+    const struct registry_options options = {.state = daemon->state,
+                                             .check_runtime = check_runtime,
+                                             .region = region_of(daemon),
+                                             .opaque = daemon,
+                                             .is_sole = true};
     const struct config_events none = {0};
     const struct config_events *events =
         daemon->config && daemon->config->events ? daemon->config->events : &none;

@@ -25,6 +25,7 @@ struct registry {
     uint64_t (*now_ms)(void);
     runtime_check *check_runtime; /* may be NULL */
     void *opaque;
+    char *region; /* owned */
 };
 
 /* --- rules (registry_rules.c): pure, any thread; all -EINVAL --- */

@@ -37,6 +37,7 @@ struct api_invocation {
     const char *client_context; /* JSON text, or NULL */
     const char *trace_id;       /* X-Amzn-Trace-Id as trace_context_amzn() has it, or NULL */
     const char *traceparent;    /* W3C, or NULL */
+    const char *invoked_arn;    /* with its qualifier, or NULL: the version's own */
     bool wants_log;             /* the last API_LOG_TAIL_BYTES of its log in the result */
     /* A response that is to be streamed: the backend calls this as parts of it arrive and leaves
      * payload empty, or does not and fills it. Negative: nobody reads any more. NULL: never. */

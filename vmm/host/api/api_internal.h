@@ -246,6 +246,6 @@ api_handler handle_put_event_config, handle_update_event_config, handle_get_even
     handle_delete_event_config, handle_list_event_configs;
 api_handler handle_invoke, handle_invoke_stream, handle_invoke_async;
 api_handler handle_health, handle_ready, handle_metrics, handle_code_link;
-api_handler handle_logs, handle_delete_logs;
+api_handler handle_logs, handle_delete_logs, handle_log_events;
 
 #endif

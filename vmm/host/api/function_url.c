@@ -193,22 +193,25 @@ static void reply_whole(struct api_turn *turn, const struct api_invocation_resul
 }
 
 static void run(struct api_turn *turn, const struct function *function, const char *event,
-                bool may_stream)
+                const struct function_url *url)
 {
+    char arn[API_ARN_BYTES];
     struct url_stream stream;
     struct invoke_trace trace;
     struct api_invocation invocation = {.function = function,
                                         .request_id = turn->request_id,
                                         .payload = event,
                                         .payload_bytes = strlen(event),
+                                        .invoked_arn = arn,
                                         .trace_id = trace.amzn};
     struct api_invocation_result result;
     struct error err;
 
+    api_function_arn(turn->api, turn->account_id, url->function, url->qualifier, arn);
     invoke_read_trace(turn, &trace);
     invocation.traceparent = trace.traceparent[0] ? trace.traceparent : NULL;
     url_stream_init(&stream, turn);
-    if (may_stream) {
+    if (url->mode == URL_RESPONSE_STREAM) {
         invocation.on_part = url_stream_part;
         invocation.opaque = &stream;
     }
@@ -246,6 +249,6 @@ void handle_function_url(struct api_turn *turn)
     if (r < 0)
         fail(turn, r, &err);
     else
-        run(turn, function, event, url.mode == URL_RESPONSE_STREAM);
+        run(turn, function, event, &url);
     function_free(function);
 }

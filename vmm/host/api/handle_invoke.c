@@ -29,6 +29,7 @@ struct invoke_input {
     const char *client_context_base64;
     const char *trace_id, *traceparent; /* the latter may be NULL; into the next */
     struct invoke_trace trace;
+    char arn[API_ARN_BYTES]; /* that was invoked */
     const void *payload;
     size_t payload_bytes;
 };
@@ -105,6 +106,8 @@ static int read_input(struct api_turn *turn, bool is_stream, struct invoke_input
         return api_fail(turn, API_INVALID_CONTENT, "Could not parse request body into json: %s",
                         err.text);
     }
+    api_function_arn(turn->api, turn->account_id, input->target.key.name,
+                     input->target.key.qualifier, input->arn);
     invoke_read_trace(turn, &input->trace);
     input->trace_id = input->trace.amzn;
     input->traceparent = input->trace.traceparent[0] ? input->trace.traceparent : NULL;
@@ -178,6 +181,7 @@ static void invocation_of(const struct api_turn *turn, const struct invoke_input
                                    .client_context = input->client_context,
                                    .trace_id = input->trace_id,
                                    .traceparent = input->traceparent,
+                                   .invoked_arn = input->arn,
                                    .wants_log = input->wants_log};
 }
 
