@@ -142,11 +142,20 @@ def stream(daemon, name, event):
     return [(when, data) for when, _, data in seen[:-1]], json.loads(seen[-1][2])
 
 
+def check_three(daemon, name):
+    parts, end = stream(daemon, name, {"how": "three"})
+    assert b"".join(data for _, data in parts).split() in ([b"onetwothree"], [b"one", b"two", b"three"]), parts
+    assert end == {} and parts[-1][0] - parts[0][0] > 1.5, (name, parts)
+
+
 def parts_arrive_one_by_one(daemon):
-    for name in ("streamer", "provided"):
-        parts, end = stream(daemon, name, {"how": "three"})
-        assert b"".join(data for _, data in parts).split() in ([b"onetwothree"], [b"one", b"two", b"three"]), parts
-        assert end == {} and parts[-1][0] - parts[0][0] > 1.5, (name, parts)
+    check_three(daemon, "streamer")
+
+
+def a_custom_runtime_streams(daemon):
+    deploy(daemon, "provided", "bootstrap", BOOTSTRAP, "provided", "x")
+    wait_active(daemon, "provided")
+    check_three(daemon, "provided")
 
 
 def twenty_megabytes_arrive_intact(daemon):
@@ -229,7 +238,7 @@ def a_client_that_does_not_read_is_bounded_by_the_timeout(daemon):
 def main():
     cases = [parts_arrive_one_by_one, twenty_megabytes_arrive_intact, an_error_in_mid_stream_is_told,
              a_buffered_call_gets_it_whole, a_function_url_streams, a_client_that_goes_leaves_the_instance_of_use,
-             a_client_that_does_not_read_is_bounded_by_the_timeout]
+             a_client_that_does_not_read_is_bounded_by_the_timeout, a_custom_runtime_streams]
     try:
         need_kvm()
     except harness.Skip as skip:
@@ -238,9 +247,7 @@ def main():
     daemon = Daemon("streams", snapshots=True)
     try:
         deploy(daemon, "streamer", "index.mjs", STREAMER, "nodejs18.x", "index.handler")
-        deploy(daemon, "provided", "bootstrap", BOOTSTRAP, "provided", "x")
         wait_active(daemon, "streamer")
-        wait_active(daemon, "provided")
 
         def of(function):
             case = lambda: function(daemon)
