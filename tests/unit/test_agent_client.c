@@ -32,6 +32,7 @@ struct scene {
     char log[4096];
     size_t log_bytes;
     uint64_t dropped;
+    unsigned megabytes; /* to be streamed */
 };
 
 static void on_log(void *opaque, bool is_stderr, const void *data, size_t len, uint64_t dropped)
@@ -339,8 +340,10 @@ static void *stream_megabytes(void *opaque)
     struct scene *scene = opaque;
     char *megabyte = calloc(1, 1 << 20);
 
-    for (int i = 0; i < 7; i++)
+    for (unsigned i = 0; i < scene->megabytes; i++) {
+        memset(megabyte, (int)i, 1 << 20);
         guest_streams(scene, megabyte, 1 << 20, i == 0 ? "t" : NULL);
+    }
     guest_answers(scene, request_id, OUTCOME_OK, "", 0, "");
     free(megabyte);
     return NULL;
@@ -353,11 +356,46 @@ static void test_parts_too_large(void **state)
     struct agent_result result;
     pthread_t guest;
 
+    scene->megabytes = 7;
     assert_int_equal(pthread_create(&guest, NULL, stream_megabytes, scene), 0);
     streams(scene, NULL, &result);
     pthread_join(guest, NULL);
     assert_int_equal(result.outcome, OUTCOME_RESPONSE_TOO_LARGE);
     assert_int_equal(result.payload_bytes, 0);
+    agent_result_done(&result);
+}
+
+static int check_megabyte(void *opaque, const struct response_part *part)
+{
+    unsigned *n = opaque;
+    const uint8_t *bytes = part->data;
+
+    assert_int_equal(part->len_bytes, 1 << 20);
+    assert_int_equal(bytes[0], *n);
+    assert_int_equal(bytes[part->len_bytes - 1], *n);
+    ++*n;
+    return 0;
+}
+
+static void test_twenty_megabytes(void **state)
+{
+    struct scene *scene = *state;
+    unsigned seen = 0;
+    const struct agent_event event = {.request_id = request_id,
+                                      .data = "{}",
+                                      .len_bytes = 2,
+                                      .timeout_ms = 60000,
+                                      .on_part = check_megabyte,
+                                      .part_opaque = &seen};
+    struct agent_result result;
+    pthread_t guest;
+
+    scene->megabytes = 20;
+    assert_int_equal(pthread_create(&guest, NULL, stream_megabytes, scene), 0);
+    assert_int_equal(agent_client_invoke(scene->client, &event, 60000, 60000, &result, NULL), 0);
+    pthread_join(guest, NULL);
+    assert_int_equal(seen, 20);
+    assert_int_equal(result.outcome, OUTCOME_OK);
     agent_result_done(&result);
 }
 
@@ -727,6 +765,7 @@ int main(void)
         TEST(test_awaken),
         TEST(test_awaken_answers),
         TEST(test_parts),
+        TEST(test_twenty_megabytes),
         TEST(test_parts_too_large),
         TEST(test_wrong_answers),
         TEST(test_frame_lengths),

@@ -592,8 +592,8 @@ int agent_client_invoke(struct agent_client *client, const struct agent_event *e
 /* --- snapshots -----------------------------------------------------------------------------------
  */
 
-int agent_client_preload(struct agent_client *client, const char *runtime, uint64_t tmp_bytes,
-                         uint32_t max_log_bytes, uint64_t answer_timeout_ms,
+int agent_client_preload(struct agent_client *client, const char *runtime, uint32_t memory_mib,
+                         uint64_t tmp_bytes, uint32_t max_log_bytes, uint64_t answer_timeout_ms,
                          struct agent_result *ret_result, struct error *err)
 {
     Mayfly__Agent__HostMessage message = MAYFLY__AGENT__HOST_MESSAGE__INIT;
@@ -607,6 +607,7 @@ int agent_client_preload(struct agent_client *client, const char *runtime, uint6
         return r;
     mayfly__agent__preload__init(&preload);
     preload.runtime = text(runtime);
+    preload.memory_mib = memory_mib;
     preload.tmp_bytes = tmp_bytes;
     preload.max_log_bytes = max_log_bytes;
     preload.wall_clock_ns = wall_clock_ns();

@@ -145,8 +145,8 @@ int agent_client_invoke(struct agent_client *client, const struct agent_event *e
  * agent_client_preload - start the runtime's process without a function: the runtime level of the
  * snapshot tree. *ret_result as above.
  */
-int agent_client_preload(struct agent_client *client, const char *runtime, uint64_t tmp_bytes,
-                         uint32_t max_log_bytes, uint64_t answer_timeout_ms,
+int agent_client_preload(struct agent_client *client, const char *runtime, uint32_t memory_mib,
+                         uint64_t tmp_bytes, uint32_t max_log_bytes, uint64_t answer_timeout_ms,
                          struct agent_result *ret_result, struct error *err);
 
 /*

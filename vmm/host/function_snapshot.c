@@ -41,7 +41,7 @@ static int digest_texts(const char *const *texts, size_t n, char ret_hex[IMAGE_D
 /* What a tree is of: found once, used for all its levels. */
 struct tree {
     struct image_info image, kernel;
-    char size[32]; /* memory and vCPUs */
+    char size[64]; /* memory, the function's part of it, and vCPUs */
     char runtime_key[IMAGE_DIGEST_HEX + 1];
     char function_key[IMAGE_DIGEST_HEX + 1];
     char configuration_digest[IMAGE_DIGEST_HEX + 1];
@@ -84,8 +84,9 @@ static int find_tree(const struct function_snapshot_config *config,
         r = digest_configuration(function, tree->configuration_digest, err);
     if (r < 0)
         return r;
-    snprintf(tree->size, sizeof(tree->size), "%u MiB, %u vCPUs", instance->memory_mib,
-             instance->vcpus);
+    /* An interpreter that was started ahead has its heap's limit for good. */
+    snprintf(tree->size, sizeof(tree->size), "%u MiB, %u of them its own, %u vCPUs",
+             instance->memory_mib, function->memory_mib, instance->vcpus);
     const char *runtime[] = {MAYFLY_VERSION,
                              tree->kernel.digest,
                              tree->image.digest,
@@ -297,7 +298,7 @@ static int make_runtime(const struct function_snapshot_config *config,
     if (r == 0)
         r = freeze_level(config, function, tree, instance, SNAPSHOT_BASE, "", &base, err);
     if (r == 0)
-        r = instance_preload(instance, function->runtime, err);
+        r = instance_preload(instance, function->runtime, function->memory_mib, err);
     if (r == 0)
         r = freeze_level(config, function, tree, instance, SNAPSHOT_RUNTIME, base.id, ret_manifest,
                          err);

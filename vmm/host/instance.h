@@ -127,8 +127,10 @@ struct instance_frozen {
     bool has_function; /* frozen after the init phase: events may follow at once */
 };
 
-/* instance_preload - the runtime's process without a function, in a booted instance. */
-int instance_preload(struct instance *instance, const char *runtime, struct error *err);
+/* instance_preload - the runtime's process without a function, in a booted instance. @memory_mib:
+ * of the function to come, as far as the runtime wants to know it ahead; 0: all that the VM has. */
+int instance_preload(struct instance *instance, const char *runtime, uint32_t memory_mib,
+                     struct error *err);
 
 /*
  * instance_freeze - the function's before-snapshot hooks, then the guest at rest, paused, and

@@ -23,12 +23,13 @@ static int outcome_error(const struct agent_result *result, const char *what, st
                      result->message[0] ? result->message : "the agent does not say why");
 }
 
-int instance_preload(struct instance *instance, const char *runtime, struct error *err)
+int instance_preload(struct instance *instance, const char *runtime, uint32_t memory_mib,
+                     struct error *err)
 {
     struct agent_result result;
 
     instance_tell(instance, STAGE_INIT);
-    int r = agent_client_preload(instance->agent, runtime,
+    int r = agent_client_preload(instance->agent, runtime, memory_mib,
                                  instance_tmp_bytes(0, instance->config.memory_mib), MAX_LOG_BYTES,
                                  instance->patience->init_ms, &result, err);
     if (r < 0)

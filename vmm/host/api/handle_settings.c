@@ -78,7 +78,8 @@ int settings_check_architecture(struct api_turn *turn, const json_t *object)
 /* PackageType, Architectures, LoggingConfig: one value each is possible here. */
 static int check_fixed(struct api_turn *turn, const json_t *object)
 {
-    const char *package = "Zip", *format = "Text";
+    static const char log_groups[] = "/aws/lambda/";
+    const char *package = "Zip", *format = "Text", *group = log_groups;
     const json_t *logging = NULL;
 
     if (api_take_text(turn, object, "PackageType", &package) < 0)
@@ -88,11 +89,16 @@ static int check_fixed(struct api_turn *turn, const json_t *object)
                         package);
     if (settings_check_architecture(turn, object) < 0 ||
         api_take_object(turn, object, "LoggingConfig", &logging) < 0 ||
-        (logging && api_take_text(turn, logging, "LogFormat", &format) < 0))
+        (logging && api_take_text(turn, logging, "LogFormat", &format) < 0) ||
+        (logging && api_take_text(turn, logging, "LogGroup", &group) < 0))
         return -1;
     if (strcmp(format, "Text") != 0)
         return api_fail(turn, API_INVALID_PARAMETER,
                         "LoggingConfig: LogFormat must be Text on this host, not '%.40s'", format);
+    if (*group && strncmp(group, log_groups, strlen(log_groups)) != 0)
+        return api_fail(turn, API_INVALID_PARAMETER,
+                        "LoggingConfig: on this host, a function's LogGroup is %s and its name",
+                        log_groups);
     return 0;
 }
 
