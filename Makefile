@@ -152,14 +152,15 @@ PREFIX     := /usr/local
 SYSCONFDIR := /etc/mayfly
 STATEDIR   := /var/lib/mayfly
 UNITDIR    := /lib/systemd/system
-export DESTDIR PREFIX SYSCONFDIR STATEDIR UNITDIR
+INSTALL    := DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" STATEDIR="$(STATEDIR)" \
+	UNITDIR="$(UNITDIR)" scripts/install.sh
 
 install: build ## install programs, service, completion: PREFIX=/usr/local DESTDIR=
-	@scripts/install.sh install $(BUILD)
+	@$(INSTALL) install $(BUILD)
 install-assets: build ## guest kernel and root images into STATEDIR=/var/lib/mayfly
 	@scripts/build-assets.sh $(BUILD) $(DESTDIR)$(STATEDIR)
 uninstall: ## remove what `make install` installed; configuration and state stay
-	@scripts/install.sh uninstall $(BUILD)
+	@$(INSTALL) uninstall $(BUILD)
 
 # --- tests --------------------------------------------------------------------------------------
 test: deps ## build and pass every test

@@ -20,6 +20,15 @@ AWS = "/usr/bin/aws"
 PATIENCE_S = 900
 work = tempfile.mkdtemp(prefix="mayfly-test-mayflyd-")  # of this run: states, zips, answers
 atexit.register(shutil.rmtree, work, ignore_errors=True)
+running = set()  # processes of daemons that were not stopped: a case that fails leaves them
+
+
+@atexit.register  # so before the directory goes
+def kill_running():
+    for process in running:
+        process.kill()
+        process.wait()
+
 
 APP = """
 import time
@@ -65,6 +74,7 @@ class Daemon:
 
     def start(self):
         self.process = subprocess.Popen([MAYFLYD, *self.arguments], stderr=subprocess.PIPE, text=True)
+        running.add(self.process)
         self.lines = []
         for line in self.said():
             self.lines.append(line)
@@ -95,7 +105,9 @@ class Daemon:
     def stop(self, number=signal.SIGTERM):
         self.process.send_signal(number)
         self.lines += self.process.stderr.readlines()
-        return self.process.wait(timeout=120)
+        status = self.process.wait(timeout=120)
+        running.discard(self.process)
+        return status
 
     def monitors(self):
         """Process ids of the monitors that it started, of shells too."""
@@ -115,12 +127,12 @@ class Daemon:
                 "AWS_SHARED_CREDENTIALS_FILE": os.path.join(self.state, "credentials"),
                 "AWS_DEFAULT_REGION": "eu-central-1", **more}
 
-    def aws(self, *arguments, fails=None, **environment):
-        """One `aws lambda` command: its JSON. @fails: the exception that it must name."""
+    def aws(self, *arguments, fails=None, service="lambda", **environment):
+        """One `aws lambda` (or another @service's) command: its JSON. @fails: the exception that it must name."""
         if not os.access(AWS, os.X_OK):
             raise Skip("no awscli")
         done = subprocess.run(
-            [AWS, "--endpoint-url", self.endpoint, "--cli-read-timeout", "0", "lambda", *arguments],
+            [AWS, "--endpoint-url", self.endpoint, "--cli-read-timeout", "0", service, *arguments],
             env=self.environment(**environment), capture_output=True, text=True, check=False,
             timeout=PATIENCE_S, cwd=work)
         if fails:

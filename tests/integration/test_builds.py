@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """The life of a build: what serves while an update is made or fails, publishing, hosts without images."""
 
-import atexit
 import json
 import os
 import shutil
@@ -47,14 +46,7 @@ def start(name):
     os.makedirs(state)
     for what in ("images", "snapshots"):
         link_store(what, state)
-    return run(name, config="shells: 1\n")
-
-
-def run(name, **options):
-    """A daemon that does not outlive a case that failed."""
-    daemon = Daemon(name, images=False, **options)
-    atexit.register(lambda: daemon.process.poll() is None and daemon.process.kill())
-    return daemon
+    return Daemon(name, images=False, config="shells: 1\nmetrics: open\n")
 
 
 def status(daemon, name, *more):
@@ -163,7 +155,7 @@ def failing_update_keeps_the_old():
 @suite.case
 def hosts_without_images():
     """No VM is needed: what is missing is said, to whom it concerns."""
-    daemon = run("bare")
+    daemon = Daemon("bare", images=False)
     daemon.deploy("f")
     wait_until(lambda: "no images" in status(daemon, "f")["StateReason"], "a reason to wait")
     state = status(daemon, "f")

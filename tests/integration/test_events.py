@@ -244,7 +244,7 @@ def dead_letters_to_an_endpoint():
     letter = next((h, b) for h, b in endpoint.posts if "RequestID" in h)
     record = next(json.loads(b) for h, b in endpoint.posts if "RequestID" not in h)
     assert json.loads(letter[1]) == {"n": 7} and letter[0]["RequestID"] == sent, letter
-    assert letter[0]["ErrorCode"] and "concurrency is 0" in letter[0]["ErrorMessage"], letter
+    assert letter[0]["ErrorCode"] == "429" and "concurrency is 0" in letter[0]["ErrorMessage"], letter
     assert record["requestContext"]["condition"] == "RetriesExhausted", record
     assert record["requestPayload"] == {"n": 7} and record["version"] == "1.0", record
     assert daemon.stop() == 0
@@ -265,6 +265,8 @@ def no_way_in():
         configure(daemon, f"f{number}", OnFailure=url)
         send_event(daemon, f"f{number}", {})
     wait_for("an empty queue", lambda: queue_is_empty(daemon), daemon)
+    counted = ask(daemon, "GET", "/metrics")[2].decode()
+    assert f"\nmayfly_queue_dropped_total {len(ways)}\n" in counted, counted
     assert daemon.stop() == 0
     dropped = [line for line in daemon.lines if "dropped" in line]
     assert all(any(url in line for line in dropped) for url in ways), daemon.lines

@@ -189,13 +189,19 @@ def check_logs(daemon):
     until(lambda: logs(daemon, "f", f"?request_id={request_id}") == ours, "the same lines, read")
     assert len(logs(daemon, "f", "?since=1h&limit=2")) == 2
     follower.close()
+    # And as CloudWatch Logs has them, for the tools that read them there.
+    events = daemon.aws("filter-log-events", "--log-group-name", "/aws/lambda/f", "--filter-pattern",
+                        f'"{request_id}"', "--start-time", "1000", service="logs")["events"]
+    assert [event["message"].split()[0] for event in events] == ["START", "END", "REPORT"], events
+    daemon.aws("filter-log-events", "--log-group-name", "/aws/lambda/g", service="logs",
+               fails="ResourceNotFoundException")
     # A timeout says so.
     _, headers, _ = invoke(daemon, "f", {"sleep": 60})
     request_id = headers["x-amzn-RequestId"]
     late = until(lambda: [line for line in logs(daemon, "f", f"?request_id={request_id}")
                           if "REPORT" in line["message"]] and
                  logs(daemon, "f", f"?request_id={request_id}"), "the log of a timeout")
-    assert any("Task timed out after 2.00 seconds" in line["message"] for line in late), late
+    assert any("Task timed out after 20.00 seconds" in line["message"] for line in late), late
     assert "Status: timeout" in late[-1]["message"], late
 
 
@@ -266,7 +272,7 @@ def with_guests():
     threading.Thread(target=collector.serve_forever, daemon=True).start()
     endpoint = f"http://127.0.0.1:{collector.server_address[1]}"
     daemon = Daemon("observe-guests", snapshots=True, config=f"otlp: {{endpoint: \"{endpoint}\"}}\n")
-    daemon.deploy("f", "--timeout", "2", source=PRINTING)
+    daemon.deploy("f", "--timeout", "20", source=PRINTING)
     state = daemon.wait_active("f")
     assert state["State"] == "Active", (state, daemon.lines)
     status, _, body = ask(daemon, "GET", "/readyz")

@@ -586,6 +586,35 @@ static void test_flood(void **state)
     pthread_join(thread, NULL);
 }
 
+static void count_reminder(void *opaque)
+{
+    ++*(unsigned *)opaque;
+}
+
+/* Whoever waits is reminded once, whether the guest is silent or talks without end. */
+static void test_reminder(void **state)
+{
+    struct scene *scene = *state;
+    unsigned n = 0;
+    pthread_t thread;
+
+    agent_client_remind(scene->client, clock_now_ns() + 20000000, count_reminder, &n);
+    invoke_fails(scene, ETIMEDOUT, "in time");
+    assert_int_equal(n, 1);
+    agent_client_remind(scene->client, clock_now_ns() + 3600000000000, count_reminder, &n);
+    invoke_fails(scene, ETIMEDOUT, "in time"); /* it does not move the deadline */
+    assert_int_equal(n, 1);
+    agent_client_remind(scene->client, 0, NULL, NULL);
+    invoke_fails(scene, ETIMEDOUT, "in time");
+    agent_client_remind(scene->client, clock_now_ns() + 20000000, count_reminder, &n);
+    pthread_create(&thread, NULL, log_forever, scene);
+    invoke_fails(scene, ETIMEDOUT, "in time");
+    assert_int_equal(n, 2);
+    agent_client_free(scene->client);
+    scene->client = NULL;
+    pthread_join(thread, NULL);
+}
+
 static void *send_large(void *opaque)
 {
     struct scene *scene = opaque;
@@ -747,6 +776,7 @@ int main(void)
         TEST(test_interrupt),
         TEST(test_amplification),
         TEST(test_flood),
+        TEST(test_reminder),
         TEST(test_large_answers),
         TEST(test_init),
         TEST(test_early_refusal),

@@ -105,6 +105,10 @@ static void test_bad_functions(void **state)
         {",\"Layers\":[\"a\"]", "InvalidParameterValueException", "Layers"},
         {",\"VpcConfig\":{\"SubnetIds\":[\"s\"]}", "InvalidParameterValueException", "VpcConfig"},
         {",\"Architectures\":[\"arm64\"]", "InvalidParameterValueException", "Architectures"},
+        {",\"LoggingConfig\":{\"LogGroup\":\"mine\"}", "InvalidParameterValueException",
+         "LogGroup"},
+        {",\"LoggingConfig\":{\"LogFormat\":\"JSON\"}", "InvalidParameterValueException", "Text"},
+        {",\"SnapStart\":7", "InvalidParameterValueException", "SnapStart"},
         {",\"PackageType\":\"Image\"", "InvalidParameterValueException", "PackageType"},
         {",\"DeadLetterConfig\":{\"TargetArn\":\"x\"}", "InvalidParameterValueException", NULL},
     };

@@ -74,7 +74,6 @@ static void test_a_failed_update(void **state)
     object =
         expect_ok(fixture, "PUT", FUNCTIONS "/f/configuration", "{\"Handler\":\"no.one\"}", 200);
     assert_string_equal(text_of(object, "LastUpdateStatus"), "InProgress");
-    assert_string_equal(text_of(object, "LastUpdateStatusReasonCode"), "Creating");
     assert_string_equal(text_of(object, "State"), "Active");
     json_decref(object);
     expect_error(fixture, "PUT", FUNCTIONS "/f/configuration", NULL, "{\"Timeout\":4}", 409,

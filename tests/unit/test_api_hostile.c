@@ -131,6 +131,8 @@ static void test_forwarded_unsigned(void **state)
     for (size_t i = 0; i < ARRAY_LEN(marks); i++)
         expect_error(fixture, "GET", FUNCTIONS "/f", marks[i], "", 403,
                      "MissingAuthenticationTokenException", "proxy");
+    expect_error(fixture, "GET", "/metrics", marks[0], "", 403,
+                 "MissingAuthenticationTokenException", "proxy"); /* they name every tenant */
     AUTO_FD tcp = client_tcp(http_server_port(fixture->server));
     AUTO_FREE char *signature =
         sign("GET", FUNCTIONS "/f", "", "h", "", fixture_key_id, fixture_secret, time(NULL));

@@ -204,6 +204,120 @@ static void test_follow(void **state)
     close(one);
 }
 
+/* --- CloudWatch Logs' way -------------------------------------------------------------------- */
+
+#define FILTER "X-Amz-Target: Logs_20140328.FilterLogEvents\r\n"
+#define GET "X-Amz-Target: Logs_20140328.GetLogEvents\r\n"
+
+/* The answer to a request that must succeed; json_decref() it. */
+static json_t *ask_logs(struct api_fixture *fixture, const char *target, const char *body)
+{
+    struct api_answer got;
+
+    call(fixture, "POST", "/", target, body, &got);
+    if (got.http.status != 200)
+        fail_msg("%s: %d %s", body, got.http.status, got.http.body);
+    json_t *answer = json_incref(got.json);
+    api_answer_done(&got);
+    return answer;
+}
+
+static void refuse_logs(struct api_fixture *fixture, const char *body, const char *type)
+{
+    struct api_answer got;
+
+    call(fixture, "POST", "/", FILTER, body, &got);
+    assert_int_equal(got.http.status, 400);
+    assert_string_equal(text_of(got.json, "__type"), type);
+    assert_true(strlen(text_of(got.json, "message")) > 0);
+    api_answer_done(&got);
+}
+
+static size_t events_in(const json_t *answer)
+{
+    return json_array_size(json_object_get(answer, "events"));
+}
+
+static void test_log_events(void **state)
+{
+    struct api_fixture *fixture = *state;
+    char body[512], message[32];
+    size_t n = 0, pages = 0;
+
+    deploy(fixture, "f");
+    json_t *answer = ask_logs(fixture, FILTER, "{\"logGroupName\": \"/aws/lambda/f\"}");
+    assert_int_equal(events_in(answer), 0);
+    json_decref(answer);
+    for (int i = 0; i < 25; i++) {
+        snprintf(message, sizeof(message), "number %d.", i);
+        put(fixture, "alice", "f", "r", message);
+    }
+    expect_lines(fixture, LOGS "/f/logs", "number 24.");
+    /* In pages, each event once, in order. */
+    snprintf(body, sizeof(body), "{\"logGroupName\": \"/aws/lambda/f\", \"limit\": 10}");
+    for (bool is_over = false; !is_over; pages++) {
+        answer = ask_logs(fixture, FILTER, body);
+        for (size_t i = 0; i < events_in(answer); i++, n++) {
+            const json_t *event = json_array_get(json_object_get(answer, "events"), i);
+
+            snprintf(message, sizeof(message), "number %zu.\n", n);
+            assert_string_equal(text_of(event, "message"), message);
+            assert_non_null(strstr(text_of(event, "logStreamName"), "/[$LATEST]i"));
+        }
+        const char *token = json_string_value(json_object_get(answer, "nextToken"));
+        is_over = !token;
+        if (token)
+            snprintf(body, sizeof(body),
+                     "{\"logGroupName\": \"/aws/lambda/f\", \"limit\": 10, \"nextToken\": \"%s\"}",
+                     token);
+        json_decref(answer);
+    }
+    assert_int_equal(n, 25);
+    assert_in_range(pages, 3, 4);
+    answer = ask_logs(fixture, FILTER,
+                      "{\"logGroupName\": \"/aws/lambda/f\", \"startTime\": 1000,"
+                      " \"filterPattern\": \"number \\\"r 7.\\\"\"}");
+    assert_int_equal(events_in(answer), 1);
+    snprintf(body, sizeof(body),
+             "{\"logGroupIdentifier\": \"arn:aws:logs:r:1:log-group:/aws/lambda/f:*\","
+             " \"logStreamName\": \"%s\", \"startFromHead\": true}",
+             text_of(json_array_get(json_object_get(answer, "events"), 0), "logStreamName"));
+    json_decref(answer);
+    answer = ask_logs(fixture, GET, body);
+    assert_int_equal(events_in(answer), 25);
+    assert_true(strlen(text_of(answer, "nextForwardToken")) > 0);
+    json_decref(answer);
+    answer = ask_logs(fixture, FILTER, "{\"logGroupName\": \"/aws/lambda/f\", \"endTime\": 1000}");
+    assert_int_equal(events_in(answer), 0);
+    json_decref(answer);
+}
+
+static void test_log_events_refused(void **state)
+{
+    struct api_fixture *fixture = *state;
+
+    deploy(fixture, "f");
+    put(fixture, "bob", "g", "r", "of bob");
+#define GROUP "{\"logGroupName\": \"/aws/lambda/f\", "
+    refuse_logs(fixture, "{\"logGroupName\": \"/aws/lambda/g\"}", "ResourceNotFoundException");
+    refuse_logs(fixture, "{\"logGroupName\": \"/aws/lambda/..\"}", "ResourceNotFoundException");
+    refuse_logs(fixture, "{\"logGroupName\": \"/aws/lambda/f:x\"}", "ResourceNotFoundException");
+    refuse_logs(fixture, "{\"logGroupName\": \"f\"}", "ResourceNotFoundException");
+    refuse_logs(fixture, "{}", "InvalidParameterException");
+    refuse_logs(fixture, GROUP "\"limit\": 10001}", "InvalidParameterException");
+    refuse_logs(fixture, GROUP "\"startTime\": -1}", "InvalidParameterException");
+    refuse_logs(fixture, GROUP "\"nextToken\": \"x\"}", "InvalidParameterException");
+    refuse_logs(fixture, GROUP "\"nextToken\": \"1-1x\"}", "InvalidParameterException");
+    refuse_logs(fixture, GROUP "\"filterPattern\": \"{ $.a = 1 }\"}", "InvalidParameterException");
+    refuse_logs(fixture, GROUP "\"filterPattern\": \"\\\"open\"}", "InvalidParameterException");
+    refuse_logs(fixture, GROUP "\"logStreamNames\": 1}", "InvalidParameterException");
+    refuse_logs(fixture, "[]", "SerializationException");
+    refuse_logs(fixture, "{\"a\"", "SerializationException");
+    /* A place that was never there, or is no longer: nothing, and no harm. */
+    json_decref(ask_logs(fixture, FILTER,
+                         GROUP "\"nextToken\": \"18446744073709551615-18446744073709551615\"}"));
+}
+
 /* --- traces ---------------------------------------------------------------------------------- */
 
 static void invoke_with(struct api_fixture *fixture, const char *headers, const char *expected)
@@ -238,8 +352,10 @@ static void test_trace_headers(void **state)
 int main(void)
 {
 #define CASE(test) cmocka_unit_test_setup_teardown(test, api_fixture_set_up, api_fixture_tear_down)
-    const struct CMUnitTest tests[] = {CASE(test_health), CASE(test_metrics), CASE(test_logs),
-                                       CASE(test_follow), CASE(test_trace_headers)};
+    const struct CMUnitTest tests[] = {CASE(test_health),       CASE(test_metrics),
+                                       CASE(test_logs),         CASE(test_follow),
+                                       CASE(test_log_events),   CASE(test_log_events_refused),
+                                       CASE(test_trace_headers)};
 
     return cmocka_run_group_tests_name("operator", tests, NULL, NULL);
 }

@@ -361,6 +361,31 @@ static void test_drip(void **state)
     http_server_stop(server);
 }
 
+/* Nor a body's; one that comes at a fair rate has the time that it needs. */
+static void test_drip_body(void **state)
+{
+    struct http_server *server =
+        start((struct http_server_options){.threads = 1, .body_timeout_s = 1});
+    static const char head[] = "POST /short HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n";
+    static const char chunks[] =
+        "POST /short HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    AUTO_FD fd = client_tcp(http_server_port(server)),
+            second = client_tcp(http_server_port(server));
+    int r = 0, r_second = 0;
+
+    (void)state;
+    client_send(fd, head, sizeof(head) - 1);
+    client_send(second, chunks, sizeof(chunks) - 1);
+    for (int i = 0; i < 1000 && (r == 0 || r_second == 0); i++) {
+        usleep(50000);
+        r = r ? r : client_try_send(fd, "x", 1);
+        r_second = r_second ? r_second : client_try_send(second, "1\r\nx\r\n", 6);
+    }
+    assert_true(r == -EPIPE || r == -ECONNRESET);
+    assert_true(r_second == -EPIPE || r_second == -ECONNRESET);
+    http_server_stop(server);
+}
+
 static void test_stream(void **state)
 {
     struct http_server *server = start((struct http_server_options){.threads = 1});
@@ -806,16 +831,27 @@ static void test_addresses(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lanes),           cmocka_unit_test(test_bodies),
-        cmocka_unit_test(test_chunked_body),    cmocka_unit_test(test_body_memory),
-        cmocka_unit_test(test_half_open),       cmocka_unit_test(test_drip),
-        cmocka_unit_test(test_stream),          cmocka_unit_test(test_stream_abandoned),
-        cmocka_unit_test(test_gone_meanwhile),  cmocka_unit_test(test_stop_answers),
-        cmocka_unit_test(test_bad_http),        cmocka_unit_test(test_addresses),
-        cmocka_unit_test(test_pipe_deadline),   cmocka_unit_test(test_slow_readers),
-        cmocka_unit_test(test_response_memory), cmocka_unit_test(test_owners_share),
-        cmocka_unit_test(test_spooled),         cmocka_unit_test(test_expect),
-        cmocka_unit_test(test_smuggling),       cmocka_unit_test(test_pipelined),
+        cmocka_unit_test(test_lanes),
+        cmocka_unit_test(test_bodies),
+        cmocka_unit_test(test_chunked_body),
+        cmocka_unit_test(test_body_memory),
+        cmocka_unit_test(test_half_open),
+        cmocka_unit_test(test_drip),
+        cmocka_unit_test(test_drip_body),
+        cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_stream_abandoned),
+        cmocka_unit_test(test_gone_meanwhile),
+        cmocka_unit_test(test_stop_answers),
+        cmocka_unit_test(test_bad_http),
+        cmocka_unit_test(test_addresses),
+        cmocka_unit_test(test_pipe_deadline),
+        cmocka_unit_test(test_slow_readers),
+        cmocka_unit_test(test_response_memory),
+        cmocka_unit_test(test_owners_share),
+        cmocka_unit_test(test_spooled),
+        cmocka_unit_test(test_expect),
+        cmocka_unit_test(test_smuggling),
+        cmocka_unit_test(test_pipelined),
         cmocka_unit_test(test_many_headers),
     };
 

@@ -46,6 +46,7 @@ static int set_up(void **state)
     fixture_expect(dispatcher_new(&config, &f->dispatcher, &err), 0, &err, "");
     const struct lambda_backend_options options = {.registry = f->store.registry,
                                                    .dispatcher = f->dispatcher,
+                                                   .state = f->store.state,
                                                    .check_runtime = not_yet,
                                                    .failed = ignore};
     fixture_expect(lambda_backend_new(&options, &f->backend, &err), 0, &err, "");

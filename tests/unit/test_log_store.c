@@ -159,6 +159,21 @@ static void test_daemon_log(void **state)
     assert_non_null(strstr(text, "anew"));
     assert_null(strstr(text, "yes"));
     free(text);
+    /* What a client can bring about at will does not fill the disk. */
+    assert_int_equal(daemon_log_open(path, LEVEL_INFO, &log, &err), 0);
+    for (int i = 0; i < 1000; i++)
+        daemon_log_write_rarely(log, LEVEL_WARNING, "rare", NULL, 0);
+    sleep(1);
+    daemon_log_write_rarely(log, LEVEL_WARNING, "after", NULL, 0);
+    daemon_log_close(log);
+    text = read_file("d.log");
+    size_t rare = 0;
+    for (const char *at = text; (at = strstr(at, "\"rare\"")); at++)
+        rare++;
+    assert_in_range(rare, 50, 999);
+    assert_non_null(strstr(text, "\"left_out\":"));
+    assert_non_null(strstr(text, "\"after\""));
+    free(text);
     assert_int_equal(daemon_log_open("/nowhere/at/all", LEVEL_INFO, &log, &err), -ENOENT);
 }
 

@@ -367,6 +367,25 @@ static void test_damaged_rows(void **state)
     function_free(function);
 }
 
+/* Another process looks into the database and goes: what is written afterwards is on disk, too. */
+static void test_other_process_looks(void **state)
+{
+    struct registry_fixture *f = *state;
+    char command[256];
+
+    fixture_create(f, "before", "x");
+    snprintf(command, sizeof(command),
+             "python3 -c \"import sqlite3; c = sqlite3.connect('%s');"
+             " c.execute('select count(*) from functions').fetchone(); c.close()\"",
+             fixture_path(f, "mayfly.db"));
+    assert_int_equal(system(command), 0);
+    assert_int_equal(access(fixture_path(f, "mayfly.db-wal"), F_OK), 0);
+    fixture_create(f, "after", "y");
+    fixture_close_registry(f);
+    fixture_open_again(f);
+    function_free(fixture_find(f, "after", NULL));
+}
+
 static void test_backup(void **state)
 {
     struct registry_fixture *f = *state;
@@ -676,6 +695,7 @@ int main(void)
         TEST(test_databases_that_are_not_ours),
         TEST(test_older_database),
         TEST(test_damaged_rows),
+        TEST(test_other_process_looks),
         TEST(test_backup),
         TEST(test_files_that_may_not_grow),
         TEST(test_a_full_disk),

@@ -280,10 +280,12 @@ static void test_fields(void **state)
     assert_field_refused(world, id, "parent", json_string(""), "'zero_pages'");
     assert_field_refused(world, id, "parent", json_null(), "'parent'");
     assert_field_refused(world, id, "memory_mib", json_integer(0), "'memory_mib'");
-    assert_field_refused(world, id, "memory_mib", json_integer(16385), "'memory_mib'");
+    assert_field_refused(world, id, "memory_mib", json_integer(SNAPSHOT_MEMORY_MIB_MAX + 1),
+                         "'memory_mib'");
     assert_field_refused(world, id, "memory_mib", json_integer(-1), "'memory_mib'");
     assert_field_refused(world, id, "memory_mib", json_integer(1), "less memory");
-    assert_field_refused(world, id, "memory_mib", json_integer(16384), "flat_sha256");
+    assert_field_refused(world, id, "memory_mib", json_integer(SNAPSHOT_MEMORY_MIB_MAX),
+                         "flat_sha256");
     assert_field_refused(world, id, "vcpus", json_integer(INT64_MAX), "'vcpus'");
     assert_field_refused(world, id, "kernel_digest", json_sprintf("%064d", 1), "another kernel");
     assert_field_refused(world, id, "root_digests", json_pack("[i]", 5), "'root_digests'");

@@ -84,7 +84,7 @@ static void test_broken(void **state)
                                        "Root=" ROOT ";Root=" ROOT,
                                        "Parent=" PARENT ";Sampled=1",
                                        "\xff\xfe\x01\n",
-                                       "root=" ROOT,
+                                       ("root=" ROOT),
                                        "Root=1-zzzzzzzz-bd862e3fe1be46a994272793"};
     static const char *const w3c[] = {"",
                                       "00",

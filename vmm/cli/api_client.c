@@ -263,6 +263,8 @@ static void set_request(struct call *call, const char *url, struct curl_slist *h
     curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long)CONNECT_TIMEOUT_MS);
     curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
     curl_easy_setopt(easy, CURLOPT_USERAGENT, "mayfly/" MAYFLY_VERSION);
+    if (getenv("AWS_CA_BUNDLE")) /* as the AWS tools have it */
+        curl_easy_setopt(easy, CURLOPT_CAINFO, getenv("AWS_CA_BUNDLE"));
     if (!call->client->endpoint)
         curl_easy_setopt(easy, CURLOPT_UNIX_SOCKET_PATH, call->client->socket);
     if (call->client->user) {

@@ -38,7 +38,8 @@
 #define FUNCTIONS "/2015-03-31/functions"
 
 enum {
-    RESTORED = 8, /* functions that take turns at being restored */
+    RESTORED = 8,       /* functions that take turns at being restored */
+    ALL = RESTORED + 2, /* that are deployed */
     KEEP_ALIVE_S = 2,
     GONE_MS = 2700, /* after which an instance has surely been ended */
     WARM_CALLS = 4, /* a round */
@@ -154,41 +155,50 @@ static int drop(struct bench *bench, const char *name, struct error *err)
     return bench_client_call(bench->client, "DELETE", path, NULL, NULL, &answer, err);
 }
 
-/* On a host that is busy with other things an init phase may take too long: once more, then. */
-static int deploy(struct bench *bench, const char *name, struct error *err)
+/* The functions by number: those that are restored, then the two others. */
+static void function_name(unsigned i, char to[NAME_BYTES])
 {
-    char base64[BENCH_ZIP_BYTES / 3 * 4 + 8];
-    uint8_t zip[BENCH_ZIP_BYTES];
-    int len = bench_state_zip(zip, err), r = len;
+    if (i < RESTORED)
+        restored_name(i, to);
+    else
+        snprintf(to, NAME_BYTES, "%s", i == RESTORED ? WARM : BURST);
+}
 
-    if (len < 0)
-        return len;
-    sodium_bin2base64(base64, sizeof(base64), zip, (size_t)len, sodium_base64_VARIANT_ORIGINAL);
-    for (unsigned tries = DEPLOY_TRIES; tries > 0; tries--) {
-        r = create(bench, name, base64, err);
+/* On a host that is busy with other things an init phase may take too long: once more, then. */
+static int await(struct bench *bench, const char *name, const char *zip_base64, struct error *err)
+{
+    int r = wait_active(bench, name, err);
+
+    for (unsigned tries = 1; r < 0 && tries < DEPLOY_TRIES && !cli_interrupted(); tries++) {
+        r = drop(bench, name, err);
+        if (r == 0)
+            r = create(bench, name, zip_base64, err);
         if (r == 0)
             r = wait_active(bench, name, err);
-        if (r == 0 || cli_interrupted() || tries == 1 || drop(bench, name, err) < 0)
-            break;
     }
     return r;
 }
 
+/* All at once, since their snapshots are made side by side. */
 static int deploy_all(struct bench *bench, struct error *err)
 {
-    char name[NAME_BYTES];
-    int r = 0;
+    char name[NAME_BYTES], base64[BENCH_ZIP_BYTES / 3 * 4 + 8];
+    uint8_t zip[BENCH_ZIP_BYTES];
+    int len = bench_state_zip(zip, err), r = len < 0 ? len : 0;
 
+    if (r < 0)
+        return r;
+    sodium_bin2base64(base64, sizeof(base64), zip, (size_t)len, sodium_base64_VARIANT_ORIGINAL);
     stage_ticker_say(bench->ticker, "deploying: function");
-    for (unsigned i = 0; i < RESTORED && r == 0; i++) {
-        stage_ticker_count(bench->ticker, i + 1, RESTORED + 2);
-        restored_name(i, name);
-        r = deploy(bench, name, err);
+    for (unsigned i = 0; i < ALL && r == 0; i++) {
+        function_name(i, name);
+        r = create(bench, name, base64, err);
     }
-    if (r == 0)
-        r = deploy(bench, WARM, err);
-    if (r == 0)
-        r = deploy(bench, BURST, err);
+    for (unsigned i = 0; i < ALL && r == 0; i++) {
+        stage_ticker_count(bench->ticker, i + 1, ALL);
+        function_name(i, name);
+        r = await(bench, name, base64, err);
+    }
     stage_ticker_say(bench->ticker, NULL);
     return r;
 }

@@ -232,12 +232,16 @@ static int update(struct deployment *d, const json_t *settings, json_t **configu
                   struct error *err)
 {
     json_t *difference = deploy_difference(*configuration, settings);
-    int r = is_under_way(*configuration) ? wait_settled(d, NULL, configuration, err) : 0;
+    bool is_other = strcmp(json_text(*configuration, "CodeSha256"), d->zip.sha256) != 0;
+    bool differs = is_other || json_object_size(difference) > 0;
+    int r = 0;
 
+    /* While it is being built, the daemon takes no changes. */
+    if (differs && !d->wanted->no_wait)
+        r = wait_settled(d, NULL, configuration, err);
     if (r == 0 && json_object_size(difference) > 0)
         r = update_settings(d, difference, configuration, err);
-    if (r == 0 && (strcmp(json_text(*configuration, "CodeSha256"), d->zip.sha256) != 0 ||
-                   has_failed(*configuration)))
+    if (r == 0 && (is_other || has_failed(*configuration)))
         r = update_code(d, configuration, err);
     json_decref(difference);
     return r;

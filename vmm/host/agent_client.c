@@ -70,6 +70,14 @@ void agent_client_free(struct agent_client *client)
     free(client);
 }
 
+void agent_client_remind(struct agent_client *client, uint64_t at_ns, void (*remind)(void *opaque),
+                         void *opaque)
+{
+    client->stream.remind_ns = at_ns;
+    client->stream.remind = remind;
+    client->stream.remind_opaque = opaque;
+}
+
 void agent_result_done(struct agent_result *result)
 {
     free(result->payload);

@@ -113,6 +113,11 @@ int agent_client_new(int fd, int end_fd, int interrupt_fd, agent_log *log, void 
                      struct agent_client **ret_client, struct error *err);
 void agent_client_free(struct agent_client *client);
 
+/* agent_client_remind - call @remind once, from within a wait for the agent that lasts until @at_ns
+ * (CLOCK_MONOTONIC); 0: no more. */
+void agent_client_remind(struct agent_client *client, uint64_t at_ns, void (*remind)(void *opaque),
+                         void *opaque);
+
 /*
  * All of these return 0, -ETIMEDOUT, -EINTR, -ECONNRESET or -EPROTO, as agent_stream.h says; after
  * any failure the conversation is over. A function's failure is a result, not an error.

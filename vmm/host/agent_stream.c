@@ -16,6 +16,7 @@ enum {
     BUFFER_MAX_BYTES = FRAME_HEADER_BYTES + FRAME_MAX_BYTES,
     /* What unpacking may allocate beyond the size of the message itself. */
     UNPACK_SLACK_BYTES = 64 * 1024,
+    WAIT_MOST_MS = 3600000,
 };
 
 void agent_stream_init(struct agent_stream *stream, int fd, int end_fd, int interrupt_fd)
@@ -35,11 +36,16 @@ void agent_stream_done(struct agent_stream *stream)
 /* --- waiting -------------------------------------------------------------------------------------
  */
 
+static uint64_t ms_until(uint64_t at_ns, uint64_t now_ns)
+{
+    return at_ns > now_ns ? (at_ns - now_ns) / 1000000u + 1 : 0;
+}
+
 /*
  * Waits until the stream is ready for @events. The stream comes before the VM's end, so that the
  * last words of a guest that powered off are read.
  */
-static int wait_for(const struct agent_stream *stream, short events, uint64_t deadline_ns,
+static int wait_for(struct agent_stream *stream, short events, uint64_t deadline_ns,
                     short *ret_events, struct error *err)
 {
     struct pollfd fds[] = {{.fd = stream->fd, .events = events},
@@ -48,8 +54,15 @@ static int wait_for(const struct agent_stream *stream, short events, uint64_t de
 
     for (;;) {
         uint64_t now = clock_now_ns();
-        uint64_t left_ms = deadline_ns > now ? (deadline_ns - now) / 1000000u + 1 : 0;
-        int n = poll(fds, 3, left_ms > 3600000u ? 3600000 : (int)left_ms);
+
+        if (stream->remind_ns > 0 && now >= stream->remind_ns) {
+            stream->remind_ns = 0;
+            stream->remind(stream->remind_opaque);
+        }
+        uint64_t left_ms = ms_until(deadline_ns, now);
+        uint64_t wait_ms = stream->remind_ns > 0 ? ms_until(stream->remind_ns, now) : WAIT_MOST_MS;
+        wait_ms = left_ms < wait_ms ? left_ms : wait_ms;
+        int n = poll(fds, 3, wait_ms > WAIT_MOST_MS ? WAIT_MOST_MS : (int)wait_ms);
 
         if (n < 0 && errno != EINTR)
             return error_set(err, errno, "wait for the agent");

@@ -21,6 +21,10 @@ struct agent_stream {
     int interrupt_fd; /* borrowed; -1: none. Readable: give up */
     uint8_t *buffer;  /* owned; [begin, end) was received and not yet taken */
     size_t begin, end, size;
+    /* Called once, by whoever waits then, when that time has come; 0: not at all. */
+    uint64_t remind_ns; /* CLOCK_MONOTONIC */
+    void (*remind)(void *opaque);
+    void *remind_opaque;
 };
 
 void agent_stream_init(struct agent_stream *stream, int fd, int end_fd, int interrupt_fd);

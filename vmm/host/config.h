@@ -14,6 +14,9 @@
  *     allow: [10.0.0.0/8]          # networks to reach beside the global addresses
  *     spool: /var/spool/mayfly     # default <state>/spool
  *   events: {running: 64}          # how many run at once; see struct config_events
+ *   cpu: share                 # or quota: vmm/hypervisor/README.md
+ *   provisioned: {most_percent: 300, target_percent: 70}   # target tracking; 100: a fixed number
+ *   limits: {instances: 200, min_available_mib: 2048, cache_mib: 16384}
  *   log: {level: info, file: /var/log/mayflyd.log}   # default standard error; SIGHUP: anew
  *   function_logs: {function_mib: 10, tenant_mib: 1024, keep_days: 14, rate_kib_s: 1024}
  *   metrics: socket                # or open: all tenants' for everybody

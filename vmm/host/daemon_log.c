@@ -25,6 +25,7 @@ enum {
     LINE_BYTES = 2048,
     QUEUE_BYTES = 512 << 10,
     LINGER_MS = 10,
+    RARE_PER_S = 50,
     POLL_MS = 100,
     ENDING_MS = 1500, /* to a reader that does not read, when the daemon ends */
     CLOSE_MS = 3000,
@@ -35,6 +36,7 @@ struct daemon_log {
     enum log_level level;
     char *path; /* owned; NULL: standard error */
     atomic_bool is_to_reopen;
+    atomic_uint_fast64_t rare_second, n_rare, n_left_out; /* of lines that are written rarely */
     /* The thread's: */
     int fd; /* owned if there is a path */
     uint64_t dropped_said, ending_us;
@@ -93,6 +95,34 @@ void daemon_log_write(struct daemon_log *log, enum log_level level, const char *
         (void)record_queue_put(log->queue, line, len);
     else
         (void)fd_write_all(STDERR_FILENO, line, len);
+}
+
+/* Two threads that meet at a second's turn may count a line too few: it is no more than a line. */
+static bool may_write_rarely(struct daemon_log *log)
+{
+    uint64_t second = clock_now_us() / 1000000;
+
+    if (atomic_exchange(&log->rare_second, second) != second)
+        atomic_store(&log->n_rare, 0);
+    if (atomic_fetch_add(&log->n_rare, 1) < RARE_PER_S)
+        return true;
+    atomic_fetch_add(&log->n_left_out, 1);
+    return false;
+}
+
+void daemon_log_write_rarely(struct daemon_log *log, enum log_level level, const char *message,
+                             const struct log_field *fields, size_t n_fields)
+{
+    if (!log || !daemon_log_wants(log, level)) {
+        daemon_log_write(log, level, message, fields, n_fields);
+        return;
+    }
+    if (!may_write_rarely(log))
+        return;
+    const struct log_field left_out = LOG_NUMBER("left_out", atomic_exchange(&log->n_left_out, 0));
+    if (left_out.number > 0)
+        daemon_log_write(log, level, "lines like the next were left out", &left_out, 1);
+    daemon_log_write(log, level, message, fields, n_fields);
 }
 
 /* --- the thread ------------------------------------------------------------------------------ */

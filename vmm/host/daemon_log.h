@@ -45,6 +45,11 @@ bool daemon_log_wants(const struct daemon_log *log, enum log_level level);
 void daemon_log_write(struct daemon_log *log, enum log_level level, const char *message,
                       const struct log_field *fields, size_t n_fields);
 
+/* daemon_log_write_rarely - for what a client can bring about as often as it likes: at most 50 of
+ * these a second, all together; one that comes after others were left out says how many. */
+void daemon_log_write_rarely(struct daemon_log *log, enum log_level level, const char *message,
+                             const struct log_field *fields, size_t n_fields);
+
 /* daemon_log_reopen - the file anew, by its path, before the next line: somebody moved it. */
 void daemon_log_reopen(struct daemon_log *log);
 

@@ -322,14 +322,20 @@ static int open_locks(struct database *database)
 
 int database_open(const char *path, struct database **ret_database, struct error *err)
 {
-    /* It holds environments, and so passwords; SQLite's other files take this one's mode. */
-    AUTO_FD file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    /* It holds environments, and so passwords; SQLite's other files take this one's mode. Closed
+     * before SQLite opens it: a close later would take the locks from SQLite's own descriptors, and
+     * the next process to look into the database would throw away the log that we write to. */
+    int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     struct database *database = calloc(1, sizeof(*database));
 
     if (file < 0 || !database) {
+        int code = file < 0 ? errno : ENOMEM;
+
+        fd_close_at_exit(&file);
         free(database);
-        return error_set(err, file < 0 ? errno : ENOMEM, "open the database '%s'", path);
+        return error_set(err, code, "open the database '%s'", path);
     }
+    close(file);
     database->path = strdup(path);
     int r = database->path ? open_locks(database) : -ENOMEM;
     if (r < 0)

@@ -11,13 +11,16 @@
 
 #include "common/clock.h"
 #include "common/fd.h"
+#include "identity.h"
 #include "lambda_error.h"
+#include "run_directory.h"
 
 enum {
     KEEP_ALIVE_DEFAULT_MS = 300000,
     INSTANCES_DEFAULT = 1000,
     SHELLS_PER_SHAPE_DEFAULT = 4,
     SHELLS_DEFAULT = 16,
+    PROBE_MEMORY_MIB = 128,
 };
 
 struct dispatcher {
@@ -321,6 +324,41 @@ static uint64_t least_available(const struct dispatcher_config *config)
                                        : pool_policy_leave(0);
 }
 
+/* Does KVM here emulate guest kernel mode? A VM that is never filled knows. False where none can be
+ * made: whoever needs one is told why. */
+static bool emulates_supervisor(const struct dispatcher *dispatcher)
+{
+    const struct dispatcher_config *config = &dispatcher->config;
+    struct run_directory directory = {.lock = -1};
+    char id[INSTANCE_ID_BYTES];
+    struct vm_status status;
+    struct vm *vm = NULL;
+    bool emulates = false;
+
+    if (identity_instance(id, NULL) < 0 ||
+        run_directory_make(dispatcher->run, id, &directory, NULL) < 0)
+        return false;
+    const struct vm_config probe = {.monitor_path = config->monitor_path,
+                                    .directory = directory.path,
+                                    .memory_mib = PROBE_MEMORY_MIB,
+                                    .vcpus = 1};
+    if (config->hypervisor->start(&probe, &vm, NULL) == 0 &&
+        config->hypervisor->status(vm, &status, NULL) == 0)
+        emulates = status.emulates_supervisor;
+    config->hypervisor->destroy(vm);
+    run_directory_remove(&directory);
+    return emulates;
+}
+
+/* More vCPUs than CPUs only wait for each other; emulated ones do so for each lock of the kernel.
+ */
+static uint32_t most_vcpus(const struct dispatcher *dispatcher)
+{
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+
+    return cpus < 2 || emulates_supervisor(dispatcher) ? 1 : (uint32_t)cpus;
+}
+
 static int make_pools(struct dispatcher *dispatcher, struct error *err)
 {
     const struct dispatcher_config *config = &dispatcher->config;
@@ -342,6 +380,7 @@ static int make_pools(struct dispatcher *dispatcher, struct error *err)
                                                   .images_path = dispatcher->images,
                                                   .snapshots_path = dispatcher->snapshots,
                                                   .shells = dispatcher->shells,
+                                                  .max_vcpus = most_vcpus(dispatcher),
                                                   .cache_bytes = config->cache_bytes};
     r = instance_source_new(&source, &dispatcher->source, err);
     if (r < 0)

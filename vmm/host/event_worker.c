@@ -55,10 +55,12 @@ static uint64_t now_ms(void)
 
 /* --- one event ------------------------------------------------------------------------------- */
 
-static void take_failure(int r, const struct error *err, struct event_result *result)
+/* Its status is what a client would have been answered: a dead letter's ErrorCode. */
+static void take_failure(int r, bool is_off, const struct error *err, struct event_result *result)
 {
     result->error_message = err->text;
-    if (r == -ENOENT)
+    result->status = r == -EAGAIN || is_off ? 429 : r == -ENOENT ? 404 : 500;
+    if (r == -ENOENT || is_off)
         result->outcome = EVENT_ABANDONED; /* its function is gone, or switched off */
     else
         result->outcome = EVENT_THROTTLED; /* no concurrency, or the host failed: later */
@@ -120,12 +122,13 @@ static enum event_outcome run_event(const struct event_worker *worker, const str
     struct error err = {0};
     int r = registry_find_served(options->registry, &key, roll, &function, &err);
 
-    if (r == 0 && function->reserved_concurrency == 0)
-        r = error_say(&err, ENOENT, "the function's reserved concurrency is 0: it never runs");
+    bool is_off = r == 0 && function->reserved_concurrency == 0;
+    if (is_off)
+        r = error_say(&err, EAGAIN, "the function's reserved concurrency is 0: it never runs");
     if (r == 0)
         r = invoke(worker, event, function, &answer, &err);
     if (r < 0) {
-        take_failure(r, &err, &result);
+        take_failure(r, is_off, &err, &result);
     } else {
         result.executed_version = function->version_text;
         result.response = answer.payload;

@@ -347,7 +347,26 @@ void instance_prefer(struct instance *instance)
     instance->is_preferred = true;
 }
 
-enum { WAITED_MS = 1000 };
+enum {
+    WAITED_MS = 1000,
+    BEHIND_MOST_MS = 2000,
+    BEHIND_PART = 4, /* of the time that its event has */
+};
+
+static void prefer_late(void *opaque)
+{
+    instance_prefer(opaque);
+}
+
+/* Who starts stands behind, but not until its event is out of time. */
+static void prefer_in_time(struct instance *instance, uint64_t timeout_ms)
+{
+    uint64_t behind_ms = timeout_ms / BEHIND_PART;
+
+    behind_ms = behind_ms < BEHIND_MOST_MS ? behind_ms : BEHIND_MOST_MS;
+    agent_client_remind(instance->agent, clock_now_ns() + behind_ms * 1000000u, prefer_late,
+                        instance);
+}
 
 /* Held ready, it is as good as warm: nobody waited for its restore. */
 static bool has_waited(const struct instance *instance)
@@ -418,6 +437,8 @@ int instance_invoke(struct instance *instance, const struct agent_event *event,
         return r;
     if (!instance->is_preferred && has_waited(instance))
         instance_prefer(instance);
+    if (!instance->is_preferred)
+        prefer_in_time(instance, event->timeout_ms);
     instance_tell(instance, STAGE_INVOKE);
     /* A guest that does not even read its event is not waited for any longer than a slow one. */
     told.rebirth = instance->is_reborn ? &rebirth : NULL;
@@ -425,6 +446,7 @@ int instance_invoke(struct instance *instance, const struct agent_event *event,
     r = agent_client_invoke(instance->agent, &told, send_ms < answer_ms ? send_ms : answer_ms,
                             answer_ms, ret_result, err);
     instance->timings.invoke_us = instance_us_since(start_ns);
+    agent_client_remind(instance->agent, 0, NULL, NULL);
     if (r == -ETIMEDOUT)
         return enforce_timeout(instance, instance->timings.invoke_us, ret_result, err);
     if (r < 0)

@@ -85,9 +85,9 @@ struct instance_function {
     const struct agent_variable *environment;
     size_t n_environment;
     const struct package *package;
+    const char *arn;     /* NULL: one is made up */
     uint32_t memory_mib; /* what its processes may take; 0: all that the VM has */
     uint32_t tmp_mib;    /* size of /tmp, beside that; 0: half of the VM's memory, at most 512 */
-    const char *arn;     /* NULL: one is made up */
 };
 
 /*

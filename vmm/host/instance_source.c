@@ -63,6 +63,8 @@ static int work_init(struct work *work, const struct instance_source *source,
         instance_vm_memory_mib(version->memory_mib, version->tmp_mib);
     work->config.instance.cpu_mib = version->memory_mib;
     work->config.instance.vcpus = version->vcpus;
+    if (source->config.max_vcpus && version->vcpus > source->config.max_vcpus)
+        work->config.instance.vcpus = source->config.max_vcpus;
     work->function = version->function;
     work->function.memory_mib = version->memory_mib;
     work->function.tmp_mib = version->tmp_mib;

@@ -59,6 +59,7 @@ struct instance_source_config {
     const char *images_path; /* of the stores; likewise */
     const char *snapshots_path;
     struct shell_pool *shells;
+    uint32_t max_vcpus;   /* of any instance, whatever its version asks for; 0: no limit */
     uint64_t cache_bytes; /* limit of flattened memory on disk; 0: the store's default */
 };
 

@@ -85,9 +85,9 @@ int lambda_version_init(struct lambda_version *version, struct registry *registr
     for (size_t i = 0; i < function->n_environment; i++)
         version->environment[REGION_VARIABLES + i] =
             (struct agent_variable){function->environment[i].name, function->environment[i].value};
-    name_arn(version, region);
     snprintf(version->label, sizeof(version->label), "%016" PRIx64 ".%" PRIu64,
              registry_identity(registry), function->build_id);
+    name_arn(version, region);
     version->version = (struct function_version){
         .tenant = function->tenant,
         .build_id = function->build_id,

@@ -61,7 +61,10 @@ static int take_line(struct found *found, const struct log_query *query, const c
 {
     if (!is_wanted(query, line, len))
         return 0;
-    if (found->lines == query->limit || found->len + len > LOG_READ_BYTES_MAX) {
+    size_t most = query->max_bytes && query->max_bytes < LOG_READ_BYTES_MAX ? query->max_bytes
+                                                                            : LOG_READ_BYTES_MAX;
+
+    if (found->lines == query->limit || found->len + len > most) {
         found->is_over = true;
         return 0;
     }
@@ -90,8 +93,10 @@ static int take_lines(struct found *found, const struct log_query *query, const 
     return r;
 }
 
-/* The segment's text, up to its last line feed. A segment that is gone has none. */
-static int read_segment(int directory, uint64_t number, char **ret_text, size_t *ret_len)
+/* The segment's text from @offset on, at most @max bytes, up to its last line feed there. A segment
+ * that is gone has none. */
+static int read_segment(int directory, uint64_t number, uint64_t offset, size_t max,
+                        char **ret_text, size_t *ret_len)
 {
     AUTO_FD fd = log_segment_open(directory, number, O_RDONLY);
     AUTO_FREE char *text = NULL;
@@ -100,18 +105,15 @@ static int read_segment(int directory, uint64_t number, char **ret_text, size_t 
 
     if (fd < 0 || fstat(fd, &st) < 0)
         return fd == -ENOENT ? 0 : -EIO;
-    size_t size = st.st_size < LOG_SEGMENT_MOST_BYTES + LOG_LINE_BYTES
-                      ? (size_t)st.st_size
-                      : LOG_SEGMENT_MOST_BYTES + LOG_LINE_BYTES;
+    uint64_t left = (uint64_t)st.st_size > offset ? (uint64_t)st.st_size - offset : 0;
+    size_t size = left < max ? (size_t)left : max;
     text = malloc(size + 1);
     if (!text)
         return -ENOMEM;
     for (ssize_t n = 1; n > 0 && len<size; len += n> 0 ? (size_t)n : 0) {
-        n = pread(fd, text + len, size - len, (off_t)len);
-        if (n < 0 && errno != EINTR)
-            return -errno;
+        n = pread(fd, text + len, size - len, (off_t)(offset + len));
         if (n < 0)
-            n = 1, len--;
+            return -errno;
     }
     const char *last = len ? memrchr(text, '\n', len) : NULL;
     *ret_len = last ? (size_t)(last - text) + 1 : 0;
@@ -141,7 +143,8 @@ static int read_segments(int directory, const struct log_segments *segments,
         AUTO_FREE char *text = NULL;
         size_t len = 0;
 
-        r = read_segment(directory, segments->numbers[i - 1], &text, &len);
+        r = read_segment(directory, segments->numbers[i - 1], 0,
+                         LOG_SEGMENT_MOST_BYTES + LOG_LINE_BYTES, &text, &len);
         if (i == segments->n)
             *end = (struct log_position){segments->numbers[i - 1], len};
         if (r == 0 && len > 0)
@@ -179,4 +182,45 @@ int log_store_read(const struct log_store *store, const char *tenant, const char
     }
     free(found.buffer);
     return r < 0 ? error_set(err, -r, "read the log of '%s'", function) : 0;
+}
+
+static int scan(int directory, const struct log_segments *segments, struct log_position *position,
+                char **ret_text, size_t *ret_len)
+{
+    int r = 0;
+
+    for (size_t i = 0; i < segments->n && r == 0 && *ret_len == 0; i++) {
+        if (segments->numbers[i] < position->segment)
+            continue;
+        if (segments->numbers[i] != position->segment)
+            *position = (struct log_position){segments->numbers[i], 0};
+        free(mem_steal(ret_text));
+        r = read_segment(directory, position->segment, position->offset_bytes, LOG_SCAN_BYTES_MAX,
+                         ret_text, ret_len);
+    }
+    return r;
+}
+
+int log_store_scan(const struct log_store *store, const char *tenant, const char *function,
+                   struct log_position *position, char **ret_text, size_t *ret_len,
+                   struct error *err)
+{
+    AUTO_FD directory = log_function_open(store->root, tenant, function, false);
+    struct log_position at = *position;
+    struct log_segments segments;
+    AUTO_FREE char *text = NULL;
+    size_t len = 0;
+    int r = directory < 0 ? directory : log_segments_list(directory, &segments);
+
+    if (r >= 0) {
+        r = scan(directory, &segments, &at, &text, &len);
+        log_segments_done(&segments);
+    }
+    if (r < 0)
+        return error_set(err, -r, "read the log of '%s'", function);
+    at.offset_bytes += len;
+    *position = at;
+    *ret_text = len > 0 ? mem_steal(&text) : NULL;
+    *ret_len = len;
+    return 0;
 }

@@ -19,7 +19,7 @@
 #include "run_directory.h"
 
 enum {
-    QUEUE_BYTES = 4 << 20,
+    QUEUE_BYTES = 2 << 20,
     LINGER_MS = 20,
     TICK_MS = 5000,
     SWEEP_MS = 3600 * 1000,

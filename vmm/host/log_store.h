@@ -28,6 +28,7 @@ enum {
     LOG_MESSAGE_MAX = 8 << 10, /* bytes of one line's message: a longer line is several */
     LOG_READ_LINES_MAX = 10000,
     LOG_READ_BYTES_MAX = 6 << 20,
+    LOG_SCAN_BYTES_MAX = 1 << 20,
     LOG_FOLLOWERS_MAX = 256,
     LOG_FOLLOWERS_TENANT_MAX = 64,
 };
@@ -76,6 +77,7 @@ struct log_query {
     char since[JSON_LINE_TIME_BYTES]; /* "": from the first */
     size_t limit;                     /* lines, the newest; at most LOG_READ_LINES_MAX */
     const char *request_id;           /* NULL: all */
+    size_t max_bytes;                 /* of lines; 0, and at most: LOG_READ_BYTES_MAX */
 };
 
 /* Where reading ended: where following goes on. */
@@ -91,6 +93,15 @@ struct log_position {
 int log_store_read(const struct log_store *store, const char *tenant, const char *function,
                    const struct log_query *query, char **ret_text, size_t *ret_len,
                    struct log_position *ret_end, struct error *err);
+
+/*
+ * log_store_scan - whole lines from *position on, oldest first: at most LOG_SCAN_BYTES_MAX, of one
+ * segment. *ret_text (owned; NULL without lines) ends where *position is afterwards; a position
+ * whose segment was dropped is the oldest there is. Empty: nothing is there yet. Errors as above.
+ */
+int log_store_scan(const struct log_store *store, const char *tenant, const char *function,
+                   struct log_position *position, char **ret_text, size_t *ret_len,
+                   struct error *err);
 
 /* --- following (log_follow.c) --- */
 

@@ -171,8 +171,10 @@ static void write_line(const struct observation *seen, const struct invocation_r
         n = 16;
     else if (!is_throttled && result->restore_us)
         n = 15;
-    daemon_log_write(seen->observer->log, level, is_throttled ? "throttled" : "invocation", fields,
-                     n);
+    if (is_throttled)
+        daemon_log_write_rarely(seen->observer->log, level, "throttled", fields, n);
+    else
+        daemon_log_write(seen->observer->log, level, "invocation", fields, n);
 }
 
 static void write_failure(const struct observation *seen, const struct error *err)

@@ -94,9 +94,9 @@ int registry_open(const struct registry_options *options, struct registry **ret_
     registry->now_ms = options->now_ms ? options->now_ms : wall_clock_ms;
     registry->check_runtime = options->check_runtime;
     registry->opaque = options->opaque;
+    registry->region = strdup(options->region ? options->region : "us-east-1");
     if (options->is_sole) /* without it, every lookup is one in the database */
         registry->cache = registry_cache_new();
-    registry->region = strdup(options->region ? options->region : "us-east-1");
     int r = registry->region ? copy_runtimes(registry, options->runtimes, err)
                              : error_set(err, ENOMEM, "open the registry");
     if (r == 0)
@@ -134,14 +134,14 @@ struct code_store *registry_code_store(struct registry *registry)
     return registry->code;
 }
 
-const char *registry_region(const struct registry *registry)
-{
-    return registry->region;
-}
-
 uint64_t registry_identity(const struct registry *registry)
 {
     return registry->identity;
+}
+
+const char *registry_region(const struct registry *registry)
+{
+    return registry->region;
 }
 
 uint64_t registry_generation(const struct registry *registry)

@@ -60,8 +60,8 @@ struct registry_options {
     const char *const *runtimes;  /* NULL-terminated; NULL: those of runtime_images.h */
     runtime_check *check_runtime; /* asked when a function gets its runtime; NULL: all can */
     void *opaque;
-    const char *region; /* that its functions believe to be in; NULL: us-east-1 */
     bool is_sole;       /* nobody else changes the database meanwhile: lookups may be remembered */
+    const char *region; /* that its functions believe to be in; NULL: us-east-1 */
     uint64_t (*now_ms)(void); /* wall clock, since 1970; NULL: the real one (tests set it) */
 };
 
@@ -77,11 +77,12 @@ void registry_close(struct registry *registry);
 struct database *registry_database(struct registry *registry);
 struct code_store *registry_code_store(struct registry *registry);
 
-const char *registry_region(const struct registry *registry);
-
 /* registry_identity - of this database, for ever: tells what was made for it from what others made
  * in stores that are shared. */
 uint64_t registry_identity(const struct registry *registry);
+
+/* registry_region - of options. */
+const char *registry_region(const struct registry *registry);
 
 /* registry_generation - a number that changes with each change committed through @registry, events
  * of the queue left out: while it stays the same, what was read from it is still so. Costs an

@@ -21,6 +21,7 @@
 #include "images/image_file.h"
 #include "package.h"
 #include "state_backup_internal.h"
+#include "state_lock.h"
 
 enum { BLOCK_BYTES = 64 * 1024 };
 
@@ -252,9 +253,12 @@ int state_backup_restore(const struct state_backup_options *options,
 {
     struct state_backup_result result = {.functions = 0};
     struct restore restore = {.options = options, .result = &result};
+    AUTO_FD lock = -1; /* no daemon starts there meanwhile */
     struct stat st;
     int r = file_make_directory(options->state, 0755, err);
 
+    if (r == 0)
+        r = state_lock_take(options->state, &lock, err);
     if (r == 0)
         r = backup_place_make(options->state, &restore.place, err);
     if (r < 0)

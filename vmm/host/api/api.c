@@ -12,7 +12,7 @@
 #include "common/clock.h"
 #include "common/fd.h"
 
-enum { CONTROL_RATE = 2000 };
+enum { CONTROL_RATE = 2000, UPLOADS_AT_ONCE = 2 };
 
 /* --- life ------------------------------------------------------------------------------------ */
 
@@ -54,6 +54,7 @@ int api_new(const struct api_options *options, struct api **ret_api, struct erro
         return error_say(err, EIO, "libsodium cannot be used here");
     }
     api->options = *options;
+    sem_init(&api->uploads, 0, UPLOADS_AT_ONCE);
     randombytes_buf(api->link_key, sizeof(api->link_key));
     api->region = strdup(options->region ? options->region : "us-east-1");
     api->default_tenant = strdup(options->default_tenant ? options->default_tenant : "default");
@@ -92,6 +93,7 @@ void api_free(struct api *api)
     free(api->keys);
     trusted_proxies_free(api->proxies);
     rate_limit_free(api->rate);
+    sem_destroy(&api->uploads);
     free(api->region);
     free(api->default_tenant);
     free(api->public_url);

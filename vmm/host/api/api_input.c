@@ -86,6 +86,10 @@ int api_read_object(struct api_turn *turn, json_t **ret_object)
         return api_fail(turn, API_INVALID_CONTENT,
                         "Could not parse request body into json: it must be an object");
     }
+    if (api_check_shape(turn, object) < 0) {
+        json_decref(object);
+        return -1;
+    }
     *ret_object = object;
     return 0;
 }

@@ -3,6 +3,7 @@
 #define MAYFLY_HOST_API_API_INTERNAL_H
 
 #include <jansson.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 
 #include "api.h"
@@ -23,6 +24,7 @@ struct api {
     size_t n_keys;
     struct trusted_proxies *proxies; /* owned, as the next */
     struct rate_limit *rate;
+    sem_t uploads;        /* how many large ones may be taken apart at once: see handle_code.h */
     uint8_t link_key[32]; /* signs links to code; new with each start */
     atomic_uint_fast64_t answers[6];
 };
@@ -140,6 +142,9 @@ int api_read_reference(struct api_turn *turn, const char *text, struct api_targe
 /* api_read_object - the body as a JSON object; an empty body is an empty object. */
 int api_read_object(struct api_turn *turn, json_t **ret_object);
 
+/* api_check_shape - types of the members that this host has no use for (api_shape.c). */
+int api_check_shape(struct api_turn *turn, const json_t *object);
+
 /* Members: absent or null leaves *ret_… alone and returns 0; else 1, or -1. Texts are borrowed. */
 int api_take_text(struct api_turn *turn, const json_t *object, const char *member,
                   const char **ret_text);
@@ -241,6 +246,6 @@ api_handler handle_put_event_config, handle_update_event_config, handle_get_even
     handle_delete_event_config, handle_list_event_configs;
 api_handler handle_invoke, handle_invoke_stream, handle_invoke_async;
 api_handler handle_health, handle_ready, handle_metrics, handle_code_link;
-api_handler handle_logs, handle_delete_logs;
+api_handler handle_logs, handle_delete_logs, handle_log_events;
 
 #endif

@@ -67,9 +67,9 @@ static void set_state(json_t *object, const struct function *function)
     if (function->update_status == UPDATE_FAILED)
         set_reason(object, function, "LastUpdateStatusReason", "LastUpdateStatusReasonCode", "",
                    "FunctionError");
-    else if (function->update_status == UPDATE_IN_PROGRESS)
-        set_reason(object, function, "LastUpdateStatusReason", "LastUpdateStatusReasonCode",
-                   "The function is being updated.", "Creating");
+    else if (function->update_status == UPDATE_IN_PROGRESS && function->reason[0])
+        set_reason(object, function, "LastUpdateStatusReason", "LastUpdateStatusReasonCode", "",
+                   "InternalError"); /* put off: Lambda has no other word for it */
 }
 
 static void set_environment(json_t *object, const struct function *function)

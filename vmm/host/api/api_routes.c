@@ -74,6 +74,7 @@ OPERATION(Health, handle_health, HTTP_INLINE, NO_BODY, API_PUBLIC);
 OPERATION(Ready, handle_ready, HTTP_SHORT, NO_BODY, API_PUBLIC);
 OPERATION(GetLogs, handle_logs, HTTP_SHORT, NO_BODY, 0);
 OPERATION(DeleteLogs, handle_delete_logs, HTTP_SHORT, NO_BODY, 0);
+OPERATION(LogEvents, handle_log_events, HTTP_SHORT, NO_BODY, API_PUBLIC);
 OPERATION(Metrics, handle_metrics, HTTP_SHORT, NO_BODY, API_PUBLIC);
 
 #define FUNCTIONS "/2015-03-31/functions"
@@ -151,7 +152,7 @@ const struct route api_routes[] = {
     {"POST", "/2018-10-31/layers/{LayerName}/versions", &PublishLayerVersion},
     {"GET", "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}", &GetLayerVersion},
     {"DELETE", "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}", &DeleteLayerVersion},
-    {"POST", "/", &Sts},
+    {"POST", "/", &LogEvents}, /* and STS: as the request says */
     {"GET", "/", &Sts},
     {"GET", "/healthz", &Health},
     {"GET", "/readyz", &Ready},

@@ -8,6 +8,26 @@
 
 #include "common/fd.h"
 
+enum { LARGE_BYTES = 1 << 20 };
+
+static bool is_large(const struct api_turn *turn)
+{
+    return turn->request->body_bytes > LARGE_BYTES;
+}
+
+void upload_begin(struct api_turn *turn)
+{
+    while (is_large(turn) && sem_wait(&turn->api->uploads) < 0)
+        ; /* a signal */
+}
+
+void upload_end(struct api_turn *turn, json_t *code)
+{
+    (void)json_object_del(code, "ZipFile");
+    if (is_large(turn))
+        sem_post(&turn->api->uploads);
+}
+
 int code_read(struct api_turn *turn, const json_t *object, const char *where,
               struct code_staged **ret_staged)
 {

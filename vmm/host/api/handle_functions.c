@@ -50,15 +50,21 @@ void handle_create_function(struct api_turn *turn)
     struct settings_input input = {.environment = NULL};
     struct code_staged *staged = NULL;
 
-    if (api_read_object(turn, &object) < 0)
+    upload_begin(turn);
+    if (api_read_object(turn, &object) < 0) {
+        upload_end(turn, NULL);
         return;
-    if (api_take_text(turn, object, "FunctionName", &name) >= 0 &&
-        api_require(turn, name, "functionName") == 0 &&
-        api_read_reference(turn, name, &target) == 0 &&
-        api_take_object(turn, object, "Code", &code) >= 0 && api_require(turn, code, "code") == 0 &&
-        settings_read(turn, object, &input) == 0 &&
-        api_require(turn, input.settings.role, "role") == 0 &&
-        code_read(turn, code, "Code", &staged) == 0)
+    }
+    bool is_read = api_take_text(turn, object, "FunctionName", &name) >= 0 &&
+                   api_require(turn, name, "functionName") == 0 &&
+                   api_read_reference(turn, name, &target) == 0 &&
+                   api_take_object(turn, object, "Code", &code) >= 0 &&
+                   api_require(turn, code, "code") == 0 &&
+                   settings_read(turn, object, &input) == 0 &&
+                   api_require(turn, input.settings.role, "role") == 0 &&
+                   code_read(turn, code, "Code", &staged) == 0;
+    upload_end(turn, json_object_get(object, "Code"));
+    if (is_read)
         create(turn, object, &target, &input, staged);
     code_staged_free(staged);
     settings_input_done(&input);
@@ -223,10 +229,14 @@ void handle_update_code(struct api_turn *turn)
     struct api_target target;
     json_t *object = NULL;
 
-    if (api_read_target(turn, API_QUALIFIER_NONE, &target) < 0 ||
-        api_read_object(turn, &object) < 0)
+    if (api_read_target(turn, API_QUALIFIER_NONE, &target) < 0)
         return;
-    if (code_read(turn, object, "UpdateFunctionCode", &staged) == 0)
+    upload_begin(turn);
+    bool is_read = api_read_object(turn, &object) == 0 &&
+                   settings_check_architecture(turn, object) == 0 &&
+                   code_read(turn, object, "UpdateFunctionCode", &staged) == 0;
+    upload_end(turn, object);
+    if (is_read)
         update_code(turn, object, &target, staged);
     code_staged_free(staged);
     json_decref(object);

@@ -12,7 +12,11 @@
 #include "common/fd.h"
 #include "host/log_store.h"
 
-enum { LIMIT_DEFAULT = 1000, AGO_MAX_S = 10 * 366 * 86400 };
+enum {
+    LIMIT_DEFAULT = 1000,
+    AGO_MAX_S = 10 * 366 * 86400,
+    FOLLOW_BYTES = 256 << 10, /* of what there was: it stays until the client has taken it */
+};
 
 struct logs_input {
     struct api_target target;
@@ -123,6 +127,8 @@ static int read_input(struct api_turn *turn, struct logs_input *input)
             r = read_parameter(turn, &turn->query.parameters[i], input);
     if (r == 0 && input->follows && input->query.request_id)
         r = api_fail(turn, API_INVALID_PARAMETER, "follow and request_id exclude each other");
+    if (input->follows)
+        input->query.max_bytes = FOLLOW_BYTES;
     return r;
 }
 
@@ -145,6 +151,8 @@ static ptrdiff_t stream_read(void *opaque, uint8_t *to, size_t size)
     n = n < size ? n : size;
     memcpy(to, stream->text + stream->at, n);
     stream->at += n;
+    if (stream->at == stream->len)
+        free(mem_steal(&stream->text));
     return (ptrdiff_t)n;
 }
 
@@ -165,8 +173,10 @@ static void stream_close(void *opaque)
     free(stream);
 }
 
-static const struct http_stream_ops log_stream_ops = {
-    .read = stream_read, .set_wake = stream_set_wake, .close = stream_close};
+static const struct http_stream_ops log_stream_ops = {.read = stream_read,
+                                                      .set_wake = stream_set_wake,
+                                                      .close = stream_close,
+                                                      .buffer_bytes = FOLLOW_BYTES};
 
 /* @text is taken over. */
 static void reply_stream(struct api_turn *turn, const struct logs_input *input, char *text,
@@ -174,8 +184,8 @@ static void reply_stream(struct api_turn *turn, const struct logs_input *input, 
 {
     struct log_stream_body *stream = calloc(1, sizeof(*stream));
     struct error err;
-    int r = stream ? log_follower_new(turn->api->options.logs, turn->tenant,
-                                      input->target.key.name, from, &stream->follower, &err)
+    int r = stream ? log_follower_new(turn->api->options.logs, turn->tenant, input->target.key.name,
+                                      from, &stream->follower, &err)
                    : -ENOMEM;
 
     if (r < 0) {

@@ -35,7 +35,8 @@ static int choose_tenant(struct api_turn *turn)
 
     turn->tenant[0] = '\0';
     if (turn->api->options.open_metrics ||
-        (request->origin == HTTP_FROM_UNIX && !http_header_find(request, "authorization") &&
+        (request->origin == HTTP_FROM_UNIX && !request_is_forwarded(request) &&
+         !http_header_find(request, "authorization") &&
          !http_header_find(request, "x-mayfly-tenant")))
         return 0;
     return api_authenticate(turn, "lambda");

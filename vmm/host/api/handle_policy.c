@@ -86,6 +86,7 @@ static size_t find_statement(const json_t *statements, const char *id)
 struct permission {
     const char *id, *action, *principal, *source_arn, *source_account, *token, *org, *url_auth,
         *revision_id;
+    bool via_url;
 };
 
 static int read_permission(struct api_turn *turn, const json_t *object, struct permission *ret)
@@ -114,6 +115,8 @@ static int read_permission(struct api_turn *turn, const json_t *object, struct p
                             "constraint: Member must have length less than or equal to %d",
                             members[i].camel, MEMBER_MAX);
     }
+    if (api_take_boolean(turn, object, "InvokedViaFunctionUrl", &permission.via_url) < 0)
+        return -1;
     *ret = permission;
     return 0;
 }
@@ -186,6 +189,9 @@ static json_t *statement_json(const struct api_turn *turn, const struct api_targ
     add_condition(conditions, "StringEquals", "aws:PrincipalOrgID", permission->org);
     add_condition(conditions, "StringEquals", "lambda:FunctionUrlAuthType", permission->url_auth);
     add_condition(conditions, "ArnLike", "AWS:SourceArn", permission->source_arn);
+    if (permission->via_url)
+        (void)json_object_set_new(conditions, "Bool",
+                                  json_pack("{s:s}", "lambda:InvokedViaFunctionUrl", "true"));
     json_t *statement = json_pack("{s:s, s:s, s:o, s:s, s:s}", "Sid", permission->id, "Effect",
                                   "Allow", "Principal", principal_json(permission->principal),
                                   "Action", permission->action, "Resource", arn);

@@ -62,30 +62,43 @@ static int refuse_unsupported(struct api_turn *turn, const json_t *object)
     return 0;
 }
 
+int settings_check_architecture(struct api_turn *turn, const json_t *object)
+{
+    const json_t *architectures = json_object_get(object, "Architectures");
+
+    if (!architectures || json_is_null(architectures))
+        return 0;
+    const char *first = json_string_value(json_array_get(architectures, 0));
+    if (json_array_size(architectures) != 1 || !first || strcmp(first, "x86_64") != 0)
+        return api_fail(turn, API_INVALID_PARAMETER,
+                        "Architectures: must be [\"x86_64\"] on this host");
+    return 0;
+}
+
 /* PackageType, Architectures, LoggingConfig: one value each is possible here. */
 static int check_fixed(struct api_turn *turn, const json_t *object)
 {
-    const char *package = "Zip", *format = "Text";
-    const json_t *architectures = json_object_get(object, "Architectures"), *logging = NULL;
+    static const char log_groups[] = "/aws/lambda/";
+    const char *package = "Zip", *format = "Text", *group = log_groups;
+    const json_t *logging = NULL;
 
     if (api_take_text(turn, object, "PackageType", &package) < 0)
         return -1;
     if (strcmp(package, "Zip") != 0)
         return api_fail(turn, API_INVALID_PARAMETER, "PackageType: must be Zip, not '%.40s'",
                         package);
-    if (architectures && !json_is_null(architectures)) {
-        const char *first = json_string_value(json_array_get(architectures, 0));
-
-        if (json_array_size(architectures) != 1 || !first || strcmp(first, "x86_64") != 0)
-            return api_fail(turn, API_INVALID_PARAMETER,
-                            "Architectures: must be [\"x86_64\"] on this host");
-    }
-    if (api_take_object(turn, object, "LoggingConfig", &logging) < 0 ||
-        (logging && api_take_text(turn, logging, "LogFormat", &format) < 0))
+    if (settings_check_architecture(turn, object) < 0 ||
+        api_take_object(turn, object, "LoggingConfig", &logging) < 0 ||
+        (logging && api_take_text(turn, logging, "LogFormat", &format) < 0) ||
+        (logging && api_take_text(turn, logging, "LogGroup", &group) < 0))
         return -1;
     if (strcmp(format, "Text") != 0)
         return api_fail(turn, API_INVALID_PARAMETER,
                         "LoggingConfig: LogFormat must be Text on this host, not '%.40s'", format);
+    if (*group && strncmp(group, log_groups, strlen(log_groups)) != 0)
+        return api_fail(turn, API_INVALID_PARAMETER,
+                        "LoggingConfig: on this host, a function's LogGroup is %s and its name",
+                        log_groups);
     return 0;
 }
 

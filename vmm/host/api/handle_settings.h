@@ -12,6 +12,8 @@ struct settings_input {
 
 /* settings_read - 0, or -1 after answering. */
 int settings_read(struct api_turn *turn, const json_t *object, struct settings_input *ret_input);
+/* settings_check_architecture - it may be left out, or this host's. */
+int settings_check_architecture(struct api_turn *turn, const json_t *object);
 void settings_input_done(struct settings_input *input);
 
 #endif

@@ -9,7 +9,7 @@
 
 enum { CORS_LIST_MAX = 100, CORS_TEXT_MAX = 256, CORS_AGE_MAX_S = 86400 };
 
-static json_t *url_json(const struct api_turn *turn, const struct function_url *url)
+static json_t *url_json(const struct api_turn *turn, const struct function_url *url, bool is_new)
 {
     char arn[API_ARN_BYTES], created[API_TIME_BYTES], modified[API_TIME_BYTES];
     char base[API_URL_BYTES], address[API_URL_BYTES + URL_ID_BYTES + 8];
@@ -19,11 +19,12 @@ static json_t *url_json(const struct api_turn *turn, const struct function_url *
     api_function_arn(turn->api, turn->account_id, url->function, url->qualifier, arn);
     api_time_text(url->created_ms, created);
     api_time_text(url->modified_ms, modified);
-    json_t *object =
-        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s}", "FunctionUrl", address, "FunctionArn", arn,
-                  "AuthType", url->auth == URL_AUTH_NONE ? "NONE" : "AWS_IAM", "CreationTime",
-                  created, "LastModifiedTime", modified, "InvokeMode",
-                  url->mode == URL_RESPONSE_STREAM ? "RESPONSE_STREAM" : "BUFFERED");
+    json_t *object = json_pack("{s:s, s:s, s:s, s:s, s:s}", "FunctionUrl", address, "FunctionArn",
+                               arn, "AuthType", url->auth == URL_AUTH_NONE ? "NONE" : "AWS_IAM",
+                               "CreationTime", created, "InvokeMode",
+                               url->mode == URL_RESPONSE_STREAM ? "RESPONSE_STREAM" : "BUFFERED");
+    if (object && !is_new)
+        (void)json_object_set_new(object, "LastModifiedTime", json_string(modified));
     if (object && url->cors[0])
         (void)json_object_set_new(object, "Cors", json_loads(url->cors, 0, NULL));
     return object;
@@ -117,7 +118,7 @@ static void reply(struct api_turn *turn, unsigned status, int r, const struct ap
     else if (r < 0)
         api_fail_errno(turn, r, err);
     else
-        api_reply_json(turn, status, url_json(turn, url));
+        api_reply_json(turn, status, url_json(turn, url, status == 201));
 }
 
 typedef int change_function(struct registry *, const struct function_key *,
@@ -202,7 +203,7 @@ void handle_list_urls(struct api_turn *turn)
         json_t *urls = json_array();
 
         for (size_t i = 0; i < page->n; i++)
-            (void)json_array_append_new(urls, url_json(turn, &page->urls[i]));
+            (void)json_array_append_new(urls, url_json(turn, &page->urls[i], false));
         api_reply_page(turn, "FunctionUrlConfigs", urls, page->next_marker);
     }
     free(page);
