@@ -49,6 +49,7 @@ static struct {
     struct http_connection *waiter;      /* asked for the next event and has not got it */
     struct http_connection *uploader;    /* whose body is in the shared buffer */
     struct http_connection *streamer;    /* uploader, whose response has begun in parts */
+    struct runtime_answer trailer;       /* comes after the piece that it came with */
     struct http_connection *replying;    /* gets its 202 or 413 once the host has the answer */
     struct http_connection connections[CONNECTIONS];
 } api;
@@ -311,9 +312,14 @@ static void describe_trailer(const struct http_request *request, struct runtime_
         describe_empty_error(request, answer);
 }
 
+/* A copy: the answer outlives the request. */
 static const char *content_type_of(const struct http_request *request)
 {
-    return request->content_type[0] ? request->content_type : "application/octet-stream";
+    static char copy[AGENT_CONTENT_TYPE_MAX + 1];
+
+    snprintf(copy, sizeof(copy), "%s",
+             request->content_type[0] ? request->content_type : "application/octet-stream");
+    return copy;
 }
 
 /* What has come of a streamed response so far, if it is this connection's. */
@@ -363,8 +369,11 @@ static struct runtime_answer take_post(struct http_connection *connection, enum 
         describe_empty_error(request, &answer);
     if (route == ROUTE_RESPONSE && request->is_streaming) {
         answer.content_type = is_begun ? NULL : content_type_of(request);
-        if (request->error_type[0] || request->error_body[0])
-            describe_trailer(request, &answer);
+        if (request->error_type[0] || request->error_body[0]) {
+            api.trailer = nothing;
+            describe_trailer(request, &api.trailer);
+            answer.word = RUNTIME_PART;
+        }
     }
     prepare_acceptance(connection);
     return answer;
@@ -445,6 +454,7 @@ void runtime_api_reset(const struct runtime_host *host)
     api.is_ready = api.has_failed = api.is_event_delivered = false;
     api.is_freezing = api.is_waking = api.is_wake_awaited = false;
     api.invocation = NULL;
+    api.trailer = nothing;
     api.waiter = api.sleeper = api.uploader = api.streamer = api.replying = NULL;
     for (size_t i = 0; i < CONNECTIONS; i++)
         api.connections[i].fd = -1;
@@ -521,6 +531,14 @@ static int api_restore(const struct restoration *restoration, struct failure *fa
     return api.is_wake_awaited ? 0 : 1;
 }
 
+static struct runtime_answer take_trailer(void)
+{
+    struct runtime_answer trailer = api.trailer;
+
+    api.trailer = nothing;
+    return trailer;
+}
+
 static struct runtime_answer api_on_ready(uint32_t tag, uint32_t events)
 {
     struct http_connection *connection;
@@ -530,7 +548,9 @@ static struct runtime_answer api_on_ready(uint32_t tag, uint32_t events)
     if (tag < TAG_CONNECTION || tag >= TAG_CONNECTION + CONNECTIONS)
         return nothing;
     connection = &api.connections[tag - TAG_CONNECTION];
-    if (connection->fd < 0 || events == 0)
+    if (events == 0)
+        return take_trailer();
+    if (connection->fd < 0)
         return nothing;
     if (!connection->is_writing)
         return read_connection(connection);
@@ -560,7 +580,7 @@ static bool has_input(int fd)
 /* The process has ended; what it posted last may still be in a socket. */
 static struct runtime_answer api_last_words(void)
 {
-    struct runtime_answer answer = nothing;
+    struct runtime_answer answer = take_trailer();
 
     for (size_t i = 0; i < CONNECTIONS && answer.word == RUNTIME_NOTHING; i++) {
         struct http_connection *connection = &api.connections[i];
