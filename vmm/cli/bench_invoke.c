@@ -25,6 +25,7 @@
 #include "bench_plain.h"
 #include "bench_plot.h"
 #include "bench_scale.h"
+#include "bench_source.h"
 #include "bench_state.h"
 #include "bench_wrk.h"
 #include "cli_common.h"
@@ -40,6 +41,7 @@
 enum {
     RESTORED = 8,       /* functions that take turns at being restored */
     ALL = RESTORED + 2, /* that are deployed */
+    MEMORY_MIB = 128,
     KEEP_ALIVE_S = 2,
     GONE_MS = 2700, /* after which an instance has surely been ended */
     WARM_CALLS = 4, /* a round */
@@ -62,6 +64,8 @@ struct bench {
     struct bench_plain *plain;
     struct stage_ticker *ticker;
     struct bench_figures figures;
+    int interrupt_fd;
+    const volatile sig_atomic_t *interrupted;
     struct turn {
         uint64_t called_ns; /* last */
         bool is_unpacked;   /* it was restored before: its snapshot's memory is there as a file */
@@ -203,11 +207,30 @@ static int deploy_all(struct bench *bench, struct error *err)
     return r;
 }
 
+/* What all Python functions start from, booted once and kept in the given state: what our own
+ * daemon makes goes with its state. Where that fails, the daemon makes its own, or says why not. */
+static int make_runtime(struct bench *bench, struct error *err)
+{
+    struct bench_subject subject = {.memory_fd = -1, .state_fd = -1};
+    struct bench_source *source = NULL;
+    int r = bench_source_open(bench->options.state, bench->ticker, bench->interrupt_fd,
+                              bench->interrupted, &source, err);
+
+    if (r == 0)
+        r = bench_source_subject(source, MEMORY_MIB, &subject, err);
+    if (r == 0)
+        bench_subject_done(&subject);
+    bench_source_close(source);
+    return interrupted(err);
+}
+
 static int prepare(struct bench *bench, struct error *err)
 {
     const struct bench_invoke_options *options = &bench->options;
     int r = bench_plain_new(&bench->plain, err);
 
+    if (r == 0)
+        r = make_runtime(bench, err);
     if (r == 0)
         r = bench_state_make(options->state, &bench->state, err);
     if (r == 0)
@@ -487,8 +510,9 @@ int bench_invoke(int argc, char **argv)
 
     if (status >= 0)
         return status;
-    int r = cli_catch_interrupts(NULL);
-    r = r < 0 ? error_set(&err, -r, "catch interrupts") : run(&bench, &err);
+    bench.interrupt_fd = cli_catch_interrupts(&bench.interrupted);
+    int r = bench.interrupt_fd < 0 ? error_set(&err, -bench.interrupt_fd, "catch interrupts")
+                                   : run(&bench, &err);
     done(&bench);
     if (r < 0)
         cli_complain(COMMAND, "%s", err.text);
