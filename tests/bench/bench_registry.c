@@ -20,7 +20,7 @@
 
 #include "common/bytes.h"
 #include "common/clock.h"
-#include "host/event_queue.h"
+#include "host/events/event_queue.h"
 #include "images/image_file.h"
 
 enum {

@@ -15,8 +15,8 @@
 
 #include "common/clock.h"
 #include "common/fd.h"
-#include "host/agent_client.h"
-#include "host/identity.h"
+#include "host/instance/agent_client.h"
+#include "host/instance/identity.h"
 #include "hypervisor/hypervisor.h"
 #include "images/image_store.h"
 #include "snapshot/snapshot_store.h"

@@ -10,9 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "host/address_policy.h"
-#include "host/delivery_target.h"
-#include "host/registry_attached.h"
+#include "host/events/address_policy.h"
+#include "host/events/delivery_target.h"
+#include "host/store/registry_attached.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -11,8 +11,8 @@
 #include <string.h>
 
 #include "common/clock.h"
-#include "host/dispatcher.h"
-#include "host/identity.h"
+#include "host/pool/dispatcher.h"
+#include "host/instance/identity.h"
 
 static struct dispatcher *dispatcher;
 static pthread_mutex_t output_lock = PTHREAD_MUTEX_INITIALIZER;

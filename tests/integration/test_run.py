@@ -278,7 +278,11 @@ def full_disk():
     function = write_function(os.path.join(work, "full"), "def handler(e, c):\n    return e\n")
     state = os.path.join(work, "full-state")
     os.makedirs(state)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", state], check=True)
+    objects = os.path.join(STATE, "images", "objects", "sha256")
+    images = sum(os.path.getsize(os.path.join(objects, name)) for name in os.listdir(objects))
+    # Room for the images at rest, and for no raw one.
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={images + (8 << 20)}", "tmpfs", state],
+                   check=True)
     try:
         shutil.copytree(os.path.join(STATE, "images"), os.path.join(state, "images"),
                         ignore=shutil.ignore_patterns("cache"))

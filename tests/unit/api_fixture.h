@@ -5,7 +5,7 @@
 #include <jansson.h>
 
 #include "host/api/api.h"
-#include "host/log_store.h"
+#include "host/observe/log_store.h"
 #include "http_client.h"
 #include "registry_fixture.h"
 

@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "host/registry_attached.h"
+#include "host/store/registry_attached.h"
 
 struct registry_fixture {
     char state[64];

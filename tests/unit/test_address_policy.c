@@ -11,7 +11,7 @@
 #include <cmocka.h>
 
 #include "common/bytes.h"
-#include "host/address_policy.h"
+#include "host/events/address_policy.h"
 
 /* As libcurl does it: getaddrinfo() takes all that inet_aton() does, octal and hex included. */
 static const char *refusal_of(const char *text, const struct network *allowed, size_t n_allowed)

@@ -21,7 +21,7 @@
 #include "common/clock.h"
 #include "common/fd.h"
 #include "guest-agent/proto/frame.h"
-#include "host/agent_client.h"
+#include "host/instance/agent_client.h"
 
 static const char request_id[] = "12345678-1234-4123-8123-123456789abc";
 

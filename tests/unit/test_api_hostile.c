@@ -27,7 +27,7 @@
 #include "common/fd.h"
 #include "host/api/rate_limit.h"
 #include "host/api/trusted_proxies.h"
-#include "host/package.h"
+#include "host/instance/package.h"
 
 #define FUNCTIONS "/2015-03-31/functions"
 #define INVOKE FUNCTIONS "/f/invocations"

@@ -16,7 +16,7 @@
 #include "api_fixture.h"
 #include "common/bytes.h"
 #include "common/fd.h"
-#include "host/log_store.h"
+#include "host/observe/log_store.h"
 
 #define LOGS "/mayfly/v1/functions"
 #define ROOT "1-5759e988-bd862e3fe1be46a994272793"

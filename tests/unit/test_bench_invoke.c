@@ -20,7 +20,7 @@
 #include "cli/bench_state.h"
 #include "cli/bench_wrk.h"
 #include "cli/cli_common.h"
-#include "host/registry.h"
+#include "host/store/registry.h"
 
 enum { MAX_ARGUMENTS = 32 };
 

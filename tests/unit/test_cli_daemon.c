@@ -23,7 +23,7 @@
 #include "cli/eventstream_read.h"
 #include "common/bytes.h"
 #include "host/api/eventstream.h"
-#include "host/package.h"
+#include "host/instance/package.h"
 
 /* --- options -----------------------------------------------------------------------------------
  */

@@ -25,9 +25,9 @@
 #include "common/clock.h"
 #include "common/fd.h"
 #include "host/api/http_server.h"
-#include "host/delivery_http.h"
-#include "host/delivery_sender.h"
-#include "host/delivery_target.h"
+#include "host/events/delivery_http.h"
+#include "host/events/delivery_sender.h"
+#include "host/events/delivery_target.h"
 #include "registry_fixture.h"
 
 enum { PATIENCE_MS = 60000, BIG_BYTES = 1 << 20 };

@@ -12,7 +12,7 @@
 #include <cmocka.h>
 
 #include "common/bytes.h"
-#include "host/event_queue.h"
+#include "host/events/event_queue.h"
 #include "registry_fixture.h"
 
 enum { LEASE_MS = 60000 };

@@ -25,8 +25,8 @@
 #include <cmocka.h>
 
 #include "common/fd.h"
-#include "host/database.h"
-#include "host/event_queue.h"
+#include "host/store/database.h"
+#include "host/events/event_queue.h"
 #include "registry_fixture.h"
 
 enum {

@@ -20,9 +20,9 @@
 
 #include "common/bytes.h"
 #include "common/clock.h"
-#include "host/event_throttle.h"
-#include "host/event_worker.h"
-#include "host/tenant_share.h"
+#include "host/events/event_throttle.h"
+#include "host/events/event_worker.h"
+#include "host/events/tenant_share.h"
 #include "registry_fixture.h"
 
 enum { PATIENCE_MS = 60000 };

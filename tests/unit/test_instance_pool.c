@@ -18,7 +18,7 @@
 #include <cmocka.h>
 
 #include "common/clock.h"
-#include "host/instance_pool.h"
+#include "host/pool/instance_pool.h"
 
 enum { PATIENCE_MS = 20000, CROWD = 16 };
 

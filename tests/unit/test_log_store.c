@@ -15,8 +15,8 @@
 #include <cmocka.h>
 
 #include "common/fd.h"
-#include "host/daemon_log.h"
-#include "host/log_store.h"
+#include "host/observe/daemon_log.h"
+#include "host/observe/log_store.h"
 
 static char place[64];
 static _Atomic uint64_t fake_ms;

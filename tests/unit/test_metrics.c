@@ -13,7 +13,7 @@
 #include <cmocka.h>
 
 #include "common/utf8.h"
-#include "host/metrics.h"
+#include "host/observe/metrics.h"
 
 static struct metric_family *family(struct metrics *metrics, const struct metric_description *d)
 {

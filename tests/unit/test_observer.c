@@ -15,9 +15,9 @@
 #include <cmocka.h>
 
 #include "common/fd.h"
-#include "host/lambda_report.h"
-#include "host/observer.h"
-#include "host/readiness.h"
+#include "host/observe/lambda_report.h"
+#include "host/observe/observer.h"
+#include "host/observe/readiness.h"
 #include "registry_fixture.h"
 
 #define ID "00000000-0000-4000-8000-000000000001"

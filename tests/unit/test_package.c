@@ -17,7 +17,7 @@
 
 #include <cmocka.h>
 
-#include "host/package.h"
+#include "host/instance/package.h"
 
 static char directory[64];
 

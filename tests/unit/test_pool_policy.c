@@ -9,9 +9,9 @@
 
 #include <cmocka.h>
 
-#include "host/concurrency.h"
-#include "host/dispatcher.h"
-#include "host/pool_policy.h"
+#include "host/pool/concurrency.h"
+#include "host/pool/dispatcher.h"
+#include "host/pool/pool_policy.h"
 
 /* --- policy ---------------------------------------------------------------------------------- */
 

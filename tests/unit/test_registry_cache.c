@@ -11,8 +11,8 @@
 
 #include <cmocka.h>
 
-#include "host/event_queue.h"
-#include "host/registry_cache.h"
+#include "host/events/event_queue.h"
+#include "host/store/registry_cache.h"
 #include "registry_fixture.h"
 
 static int set_up(void **state)

@@ -23,8 +23,8 @@
 #include <cmocka.h>
 
 #include "common/fd.h"
-#include "host/event_queue.h"
-#include "host/package.h"
+#include "host/events/event_queue.h"
+#include "host/instance/package.h"
 #include "images/image_sha256.h"
 #include "registry_fixture.h"
 

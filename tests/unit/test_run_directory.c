@@ -15,8 +15,8 @@
 
 #include <cmocka.h>
 
-#include "host/identity.h"
-#include "host/run_directory.h"
+#include "host/instance/identity.h"
+#include "host/instance/run_directory.h"
 #include "host/state_lock.h"
 
 static char top[32], parent[80];

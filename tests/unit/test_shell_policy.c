@@ -6,7 +6,7 @@
 
 #include <cmocka.h>
 
-#include "host/shell_policy.h"
+#include "host/pool/shell_policy.h"
 
 enum { NOW = 1000 };
 

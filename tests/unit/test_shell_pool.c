@@ -20,7 +20,7 @@
 
 #include "common/clock.h"
 #include "common/fd.h"
-#include "host/shell_pool.h"
+#include "host/pool/shell_pool.h"
 
 enum {
     PATIENCE_MS = 60000,

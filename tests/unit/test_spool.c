@@ -16,8 +16,8 @@
 
 #include "common/bytes.h"
 #include "common/fd.h"
-#include "host/delivery_target.h"
-#include "host/spool.h"
+#include "host/events/delivery_target.h"
+#include "host/events/spool.h"
 
 struct fixture {
     char directory[64];

@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-#include "host/trace_context.h"
+#include "host/observe/trace_context.h"
 
 #define ROOT "1-5759e988-bd862e3fe1be46a994272793"
 #define ROOT_ID "5759e988bd862e3fe1be46a994272793"

@@ -5,7 +5,7 @@
 #include <poll.h>
 
 #include "common/clock.h"
-#include "host/identity.h"
+#include "host/instance/identity.h"
 
 enum {
     ANSWER_MS = 60000,

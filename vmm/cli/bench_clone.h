@@ -7,7 +7,7 @@
 #define MAYFLY_CLI_BENCH_CLONE_H
 
 #include "bench_source.h"
-#include "host/agent_client.h"
+#include "host/instance/agent_client.h"
 #include "hypervisor/hypervisor.h"
 
 struct bench_clone {

@@ -25,8 +25,8 @@
 #include "cli_common.h"
 #include "common/clock.h"
 #include "common/fd.h"
-#include "host/identity.h"
-#include "host/run_directory.h"
+#include "host/instance/identity.h"
+#include "host/instance/run_directory.h"
 
 #define COMMAND "bench"
 

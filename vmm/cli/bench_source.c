@@ -12,8 +12,8 @@
 
 #include "common/clock.h"
 #include "common/fd.h"
-#include "host/function_snapshot.h"
-#include "host/identity.h"
+#include "host/instance/function_snapshot.h"
+#include "host/instance/identity.h"
 
 enum { INVOKE_TIMEOUT_MS = 60000 };
 

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "common/bytes.h"
-#include "host/registry.h"
+#include "host/store/registry.h"
 #include "images/image_file.h"
 
 #define TENANT "default"

@@ -7,7 +7,7 @@
 
 #include "cli_common.h"
 #include "commands.h"
-#include "host/state_backup.h"
+#include "host/store/state_backup.h"
 #include "progress.h"
 
 struct backup_options {

@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 
 #include "common/fd.h"
-#include "host/package.h"
+#include "host/instance/package.h"
 #include "images/image_sha256.h"
 
 enum { COPY_BYTES = 256 * 1024 };

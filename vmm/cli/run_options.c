@@ -9,7 +9,7 @@
 
 #include "cli_common.h"
 #include "common/cpu_template.h"
-#include "host/package.h"
+#include "host/instance/package.h"
 
 static const char help[] =
     "mayfly run - run a function in a microVM, once\n"

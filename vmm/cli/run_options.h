@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "host/agent_client.h"
+#include "host/instance/agent_client.h"
 
 enum { RUN_MAX_ENVIRONMENT_BYTES = 4096 }; /* names and values together, as in Lambda */
 

@@ -13,7 +13,7 @@
 #include "cli_common.h"
 #include "common/bytes.h"
 #include "host/json_check.h"
-#include "host/lambda_error.h"
+#include "host/pool/lambda_error.h"
 
 enum { SUMMARY_MAX_BYTES = 256 * 1024 };
 

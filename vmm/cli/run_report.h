@@ -6,9 +6,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "host/agent_client.h"
-#include "host/identity.h"
-#include "host/instance.h"
+#include "host/instance/agent_client.h"
+#include "host/instance/identity.h"
+#include "host/instance/instance.h"
 
 struct run_report {
     bool json;

@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "host/instance.h"
+#include "host/instance/instance.h"
 
 struct stage_ticker;
 

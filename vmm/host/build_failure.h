@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "registry.h"
+#include "store/registry.h"
 
 enum build_step {
     BUILD_STEP_IMAGES, /* runtime_check_images() */

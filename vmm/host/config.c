@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "address_policy.h"
+#include "events/address_policy.h"
 #include "api/router.h"
 #include "api/trusted_proxies.h"
 #include "common/bytes.h"

@@ -8,8 +8,8 @@
 #ifndef MAYFLY_HOST_FUNCTION_BUILDER_H
 #define MAYFLY_HOST_FUNCTION_BUILDER_H
 
-#include "dispatcher.h"
-#include "registry.h"
+#include "pool/dispatcher.h"
+#include "store/registry.h"
 
 struct function_builder;
 

@@ -14,8 +14,8 @@
 #ifndef MAYFLY_HOST_HOUSEKEEPER_H
 #define MAYFLY_HOST_HOUSEKEEPER_H
 
-#include "instance_pool.h"
-#include "registry.h"
+#include "pool/instance_pool.h"
+#include "store/registry.h"
 
 struct housekeeper;
 

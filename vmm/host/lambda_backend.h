@@ -9,8 +9,8 @@
 #define MAYFLY_HOST_LAMBDA_BACKEND_H
 
 #include "api/api.h"
-#include "dispatcher.h"
-#include "observer.h"
+#include "pool/dispatcher.h"
+#include "observe/observer.h"
 
 struct lambda_backend;
 

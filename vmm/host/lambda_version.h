@@ -2,8 +2,8 @@
 #ifndef MAYFLY_HOST_LAMBDA_VERSION_H
 #define MAYFLY_HOST_LAMBDA_VERSION_H
 
-#include "dispatcher.h"
-#include "registry.h"
+#include "pool/dispatcher.h"
+#include "store/registry.h"
 
 enum { LAMBDA_ARN_BYTES = 320 };
 

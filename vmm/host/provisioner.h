@@ -8,8 +8,8 @@
 #ifndef MAYFLY_HOST_PROVISIONER_H
 #define MAYFLY_HOST_PROVISIONER_H
 
-#include "instance_pool.h"
-#include "registry_attached.h"
+#include "pool/instance_pool.h"
+#include "store/registry_attached.h"
 
 struct provisioner;
 

@@ -13,9 +13,9 @@
 #ifndef MAYFLY_HOST_API_API_H
 #define MAYFLY_HOST_API_API_H
 
-#include "host/event_queue.h"
-#include "host/registry.h"
-#include "host/response_part.h"
+#include "host/events/event_queue.h"
+#include "host/store/registry.h"
+#include "host/instance/response_part.h"
 #include "http_server.h"
 
 enum {

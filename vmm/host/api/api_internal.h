@@ -7,8 +7,8 @@
 #include <stdatomic.h>
 
 #include "api.h"
-#include "host/identity.h"
-#include "host/registry_attached.h"
+#include "host/instance/identity.h"
+#include "host/store/registry_attached.h"
 #include "rate_limit.h"
 #include "router.h"
 #include "trusted_proxies.h"

@@ -4,7 +4,7 @@
 
 #include <jansson.h>
 
-#include "host/registry_attached.h"
+#include "host/store/registry_attached.h"
 #include "http_message.h"
 
 /* Who and where, for an event's requestContext; borrowed. */

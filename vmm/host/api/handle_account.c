@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "api_internal.h"
-#include "host/package.h"
+#include "host/instance/package.h"
 
 void handle_account_settings(struct api_turn *turn)
 {

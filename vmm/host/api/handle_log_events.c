@@ -16,7 +16,7 @@
 
 #include "api_internal.h"
 #include "common/fd.h"
-#include "host/log_store.h"
+#include "host/observe/log_store.h"
 
 enum {
     EVENTS_MAX = 10000,

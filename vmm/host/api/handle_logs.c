@@ -10,7 +10,7 @@
 
 #include "api_internal.h"
 #include "common/fd.h"
-#include "host/log_store.h"
+#include "host/observe/log_store.h"
 
 enum {
     LIMIT_DEFAULT = 1000,

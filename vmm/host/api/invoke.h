@@ -4,7 +4,7 @@
 #define MAYFLY_HOST_API_INVOKE_H
 
 #include "api_internal.h"
-#include "host/trace_context.h"
+#include "host/observe/trace_context.h"
 
 /* invoke_find - the version that @key means, an alias's shares rolled for. Answers itself (-1). */
 int invoke_find(struct api_turn *turn, const struct function_key *key,

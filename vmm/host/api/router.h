@@ -10,7 +10,7 @@
 #include <stddef.h>
 
 #include "common/error.h"
-#include "host/registry.h"
+#include "host/store/registry.h"
 
 enum {
     ROUTE_MAX_VARIABLES = 2,

@@ -10,7 +10,7 @@
 #include <strings.h>
 
 #include "common/bytes.h"
-#include "host/address_policy.h"
+#include "host/events/address_policy.h"
 
 struct trusted_proxies {
     size_t n;
