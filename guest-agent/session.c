@@ -131,7 +131,9 @@ static void serve_signal(struct session *session)
     do {
         answer = session->runtime->last_words();
         dispatch_answer(session, answer);
-    } while (answer.word == RUNTIME_PART && session->state == STATE_BUSY);
+        /* A child that has the pipe still may write to it for ever. */
+    } while (answer.word == RUNTIME_PART && session->state == STATE_BUSY &&
+             agent_monotonic_ns() < session->deadline_ns);
     dispatch(session, &(struct session_input){.event = EVENT_EXIT});
 }
 

@@ -11,6 +11,7 @@ struct reader {
     size_t at, len;
     const char *problem; /* NULL until the first */
     size_t depth;
+    size_t n_values, most_values;            /* names count, too; most 0: any number */
     uint8_t is_object[JSON_CHECK_MAX_DEPTH]; /* by depth: object or array? */
 };
 
@@ -149,8 +150,16 @@ static bool read_text(struct reader *reader)
 }
 
 /* A name and its colon, inside an object. */
+static bool count_value(struct reader *reader)
+{
+    return ++reader->n_values <= reader->most_values || reader->most_values == 0 ||
+           fail(reader, "it has too many values");
+}
+
 static bool read_name(struct reader *reader)
 {
+    if (!count_value(reader))
+        return false;
     skip_space(reader);
     if (!read_text(reader))
         return false;
@@ -164,6 +173,8 @@ static bool read_name(struct reader *reader)
 static bool begin_value(struct reader *reader, bool *ret_open)
 {
     *ret_open = false;
+    if (!count_value(reader))
+        return false;
     skip_space(reader);
     int c = peek(reader);
     switch (c) {
@@ -233,9 +244,9 @@ static bool read_all(struct reader *reader)
     return reader->at == reader->len || fail(reader, "something follows its end");
 }
 
-int json_check(const void *data, size_t len_bytes, struct error *err)
+static int check(const void *data, size_t len_bytes, size_t most_values, struct error *err)
 {
-    struct reader reader = {.data = data, .len = len_bytes};
+    struct reader reader = {.data = data, .len = len_bytes, .most_values = most_values};
     size_t line = 1, column = 1;
 
     if (read_all(&reader))
@@ -244,5 +255,16 @@ int json_check(const void *data, size_t len_bytes, struct error *err)
         column = reader.data[i] == '\n' ? 1 : column + 1;
         line += reader.data[i] == '\n';
     }
-    return error_say(err, EBADMSG, "%s (line %zu, column %zu)", reader.problem, line, column);
+    return error_say(err, most_values > 0 && reader.n_values > most_values ? E2BIG : EBADMSG,
+                     "%s (line %zu, column %zu)", reader.problem, line, column);
+}
+
+int json_check(const void *data, size_t len_bytes, struct error *err)
+{
+    return check(data, len_bytes, 0, err);
+}
+
+int json_check_small(const void *data, size_t len_bytes, struct error *err)
+{
+    return check(data, len_bytes, JSON_TREE_MAX_VALUES, err);
 }

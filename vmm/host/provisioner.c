@@ -116,18 +116,17 @@ static bool is_same_version(const struct holding *a, const struct holding *b)
 }
 
 /* Which version it means at present, and may that one be restored? */
-static void resolve(struct provisioner *provisioner, struct holdings *holdings, size_t i)
+static int resolve(struct provisioner *provisioner, struct holdings *holdings, size_t i,
+                   struct error *err)
 {
     struct holding *holding = &holdings->list[i];
     const struct function_key key = {holding->tenant, holding->item.function,
                                      holding->item.qualifier};
     struct function *function = NULL;
-    struct error err;
-    int r = registry_find(provisioner->options.registry, &key, -1, &function, &err);
+    int r = registry_find(provisioner->options.registry, &key, -1, &function, err);
 
-    if (r < 0 && r != -ENOENT) /* deleted since the list was read */
-        snprintf(holding->failure, sizeof(holding->failure), "%.*s",
-                 (int)sizeof(holding->failure) - 1, err.text);
+    if (r < 0) /* -ENOENT: deleted since the list was read. Else nothing is let go for it */
+        return r == -ENOENT ? 0 : r;
     if (r == 0 && function->state == FUNCTION_FAILED)
         snprintf(holding->failure, sizeof(holding->failure), "FUNCTION_ERROR_INIT_FAILURE");
     if (r == 0 && function->state == FUNCTION_ACTIVE) {
@@ -138,6 +137,7 @@ static void resolve(struct provisioner *provisioner, struct holdings *holdings, 
                 holding->before += holdings->list[k].item.requested;
     }
     function_free(function);
+    return 0;
 }
 
 static int collect(struct provisioner *provisioner, struct holdings *holdings, struct error *err)
@@ -147,7 +147,7 @@ static int collect(struct provisioner *provisioner, struct holdings *holdings, s
     if (r == -ENOMEM || r == -E2BIG)
         return error_set(err, -r, "list the provisioned concurrency");
     for (size_t i = 0; r == 0 && i < holdings->n; i++)
-        resolve(provisioner, holdings, i);
+        r = resolve(provisioner, holdings, i, err);
     return r;
 }
 

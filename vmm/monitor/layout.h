@@ -28,7 +28,7 @@
 
 /* --- above 4 GiB --- */
 #define LAYOUT_RAM_HIGH 0x100000000u
-/* Persistent memory starts above the largest guest (20,512 MiB and the hole). */
+/* Persistent memory starts above the largest guest (20,853 MiB and the hole). */
 #define LAYOUT_PMEM 0x600000000u
 /* Linux maps device memory in subsections of 2 MiB; each region starts on a 1 GiB line of its own
  * so that the direct map can use large pages. */
@@ -39,7 +39,7 @@
 #define LAYOUT_IRQ_VIRTIO 5u       /* the n-th virtio device has pin 5 + n */
 #define LAYOUT_PORT_KEYBOARD 0x64u /* a write of 0xfe is the guest's reboot */
 
-/* At most: 10 GiB for the function, 10 GiB of /tmp, 32 MiB for the guest itself. */
-enum { LAYOUT_MEMORY_MIN_MIB = 64, LAYOUT_MEMORY_MAX_MIB = 20512, LAYOUT_VCPUS_MAX = 32 };
+/* At most: 10 GiB for the function, 10 GiB of /tmp, 32 MiB for the guest itself and a 60th. */
+enum { LAYOUT_MEMORY_MIN_MIB = 64, LAYOUT_MEMORY_MAX_MIB = 20853, LAYOUT_VCPUS_MAX = 32 };
 
 #endif

@@ -16,6 +16,9 @@ const PRELUDE_END = Buffer.alloc(8);
 const PART_BYTES = 64 << 10;
 const TYPE_CHARACTERS = 256;
 
+/** The stream of the event under way: what another one writes after its end is nobody's. */
+let active = null;
+
 class ResponseStream extends Writable {
   #contentType = DEFAULT_TYPE;
   #hasBegun = false;
@@ -48,13 +51,15 @@ class ResponseStream extends Writable {
   }
 
   _write(chunk, encoding, done) {
-    this.#begin();
-    this.#send(chunk);
+    if (active === this) {
+      this.#begin();
+      this.#send(chunk);
+    }
     done();
   }
 
   _final(done) {
-    this.#begin();
+    if (active === this) this.#begin();
     done();
   }
 }
@@ -91,11 +96,16 @@ function isStreaming(handler) {
 
 /**
  * Runs @handler with a stream. @succeed is called once the promise is settled and the stream has ended,
- * @fail with what went wrong. Returns what to call if the event loop has run empty before that.
+ * @giveUp with what went wrong. Returns what to call if the event loop has run empty before that.
  */
-function run(handler, event, context, succeed, fail) {
+function run(handler, event, context, succeed, giveUp) {
   const highWaterMark = handler[HIGH_WATER_MARK];
   const stream = new ResponseStream(highWaterMark > 0 ? { highWaterMark } : {});
+  const fail = (error) => {
+    if (active === stream) active = null;
+    giveUp(error);
+  };
+  active = stream;
   const ended = new Promise((resolve, reject) => stream.once('finish', resolve).once('close', () => reject(stream.errored)));
   ended.catch(() => {});
   const notFinished = () => fail(new Fault('Runtime.StreamError', 'Response stream is not finished.'));

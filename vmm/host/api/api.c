@@ -244,6 +244,13 @@ static int read_query(struct api_turn *turn)
     return 0;
 }
 
+int api_take_rate(struct api_turn *turn)
+{
+    return rate_limit_take(turn->api->rate, turn->tenant, clock_now_us())
+               ? 0
+               : api_fail_throttled(turn, "CallerRateLimitExceeded");
+}
+
 static void dispatch(struct api_turn *turn)
 {
     if (function_url_is_host(turn->request)) {
@@ -253,11 +260,8 @@ static void dispatch(struct api_turn *turn)
     const struct api_operation *operation = find_operation(turn);
     if (!operation || (!(operation->flags & API_PUBLIC) && api_authenticate(turn, "lambda") < 0))
         return;
-    if (!(operation->flags & (API_PUBLIC | API_INVOKES)) &&
-        !rate_limit_take(turn->api->rate, turn->tenant, clock_now_us())) {
-        api_fail_throttled(turn, "CallerRateLimitExceeded");
+    if (!(operation->flags & (API_PUBLIC | API_INVOKES)) && api_take_rate(turn) < 0)
         return;
-    }
     /* A URL's query is the function's own. */
     if (operation->handle == handle_function_url || read_query(turn) == 0)
         operation->handle(turn);

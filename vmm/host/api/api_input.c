@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "api_internal.h"
+#include "host/json_check.h"
 
 #define NAME_PATTERN                                                                               \
     "(arn:(aws[a-zA-Z-]*)?:lambda:)?([a-z]{2}(-gov)?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?"      \
@@ -68,8 +69,13 @@ int api_read_object(struct api_turn *turn, json_t **ret_object)
 {
     const struct http_request *request = turn->request;
     json_error_t error;
+    struct error err;
     json_t *object;
 
+    if (request->body_bytes > 0 &&
+        json_check_small(request->body, request->body_bytes, &err) == -E2BIG)
+        return api_fail(turn, API_INVALID_CONTENT, "Could not parse request body into json: %s",
+                        err.text);
     if (request->body_bytes == 0)
         object = json_object();
     else

@@ -13,6 +13,8 @@
 #include "router.h"
 #include "trusted_proxies.h"
 
+enum { API_UPLOAD_OWNERS = 256 }; /* tenants by hash */
+
 struct api_key_entry {
     char *id, *secret, *tenant; /* owned */
 };
@@ -24,8 +26,9 @@ struct api {
     size_t n_keys;
     struct trusted_proxies *proxies; /* owned, as the next */
     struct rate_limit *rate;
-    sem_t uploads;        /* how many large ones may be taken apart at once: see handle_code.h */
-    uint8_t link_key[32]; /* signs links to code; new with each start */
+    sem_t uploads; /* how many large ones may be taken apart at once: see handle_code.h */
+    atomic_uint waiting_uploads[API_UPLOAD_OWNERS]; /* for that, by tenant */
+    uint8_t link_key[32];                           /* signs links to code; new with each start */
     atomic_uint_fast64_t answers[6];
 };
 
@@ -186,6 +189,8 @@ void api_user_arn(const struct api_turn *turn, char *ret_arn, size_t size);
 /* api_authenticate - fills the turn's tenant, or answers (-1). @service: of the signature's scope.
  */
 int api_authenticate(struct api_turn *turn, const char *service);
+/* api_take_rate - one more request of the turn's tenant; -1: too many, answered. */
+int api_take_rate(struct api_turn *turn);
 /* api_authenticate_head - the body is not there yet: all that can be said without it, and who is to
  * answer for its memory. Answers itself (-1) where the request would be refused anyway. */
 int api_authenticate_head(struct api_turn *turn, struct byte_owner *ret_owner);

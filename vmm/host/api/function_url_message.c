@@ -11,8 +11,12 @@
 #include "common/bytes.h"
 #include "common/fd.h"
 #include "function_url.h"
+#include "host/json_check.h"
 
-enum { HEADERS_MAX_BYTES = 24 << 10 }; /* of an answer: a connection's memory holds them */
+enum {
+    HEADERS_MAX_BYTES = 24 << 10, /* of an answer: a connection's memory holds them */
+    TIMEOUT_MAX_BYTES = 4096
+};
 
 static void set(json_t *object, const char *name, json_t *value)
 {
@@ -308,6 +312,15 @@ static int take_formatted(json_t *object, struct http_response *response)
     return r < 0 ? r : take_body(object, response);
 }
 
+static size_t header_bytes(const struct http_response *response)
+{
+    size_t sum = 0;
+
+    for (size_t i = 0; i < response->n_headers; i++)
+        sum += strlen(response->headers[i].name) + strlen(response->headers[i].value) + 4;
+    return sum;
+}
+
 int function_url_head(const char *prelude, size_t len_bytes, struct http_response *response)
 {
     json_t *object = json_loadb(prelude, len_bytes, 0, NULL);
@@ -319,7 +332,7 @@ int function_url_head(const char *prelude, size_t len_bytes, struct http_respons
         r = take_head(object, "application/octet-stream", response);
     }
     json_decref(object);
-    return r;
+    return r == 0 && header_bytes(response) > HEADERS_MAX_BYTES ? -EBADMSG : r;
 }
 
 /* No statusCode: the value itself is the body, as the function wrote it. */
@@ -337,7 +350,10 @@ static int take_plain(const char *payload, size_t len, struct http_response *res
 
 bool function_url_is_timeout(const char *payload, size_t len_bytes)
 {
-    json_t *value = json_loadb(payload, len_bytes, JSON_ALLOW_NUL, NULL);
+    /* The host's own words, so short ones. */
+    json_t *value = len_bytes <= TIMEOUT_MAX_BYTES
+                        ? json_loadb(payload, len_bytes, JSON_ALLOW_NUL, NULL)
+                        : NULL;
     const char *type = json_string_value(json_object_get(value, "errorType"));
     bool is_timeout = type && strcmp(type, "Sandbox.Timedout") == 0;
 
@@ -345,19 +361,15 @@ bool function_url_is_timeout(const char *payload, size_t len_bytes)
     return is_timeout;
 }
 
-static size_t header_bytes(const struct http_response *response)
-{
-    size_t sum = 0;
-
-    for (size_t i = 0; i < response->n_headers; i++)
-        sum += strlen(response->headers[i].name) + strlen(response->headers[i].value) + 4;
-    return sum;
-}
-
 int function_url_response(const char *payload, size_t len_bytes, struct http_response *response)
 {
+    struct error err;
+    int r = json_check_small(payload, len_bytes, &err);
+
+    if (r == -E2BIG) /* no head that a function means; and a tree would be very large */
+        return json_check(payload, len_bytes, &err) < 0 ? -EBADMSG
+                                                        : take_plain(payload, len_bytes, response);
     json_t *value = json_loadb(payload, len_bytes, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
-    int r;
 
     if (!value)
         return -EBADMSG;

@@ -8,24 +8,38 @@
 
 #include "common/fd.h"
 
-enum { LARGE_BYTES = 1 << 20 };
+enum { LARGE_BYTES = 1 << 20, WAITING_MAX = 4 };
 
 static bool is_large(const struct api_turn *turn)
 {
     return turn->request->body_bytes > LARGE_BYTES;
 }
 
-void upload_begin(struct api_turn *turn)
+static atomic_uint *waiting_of(struct api_turn *turn)
 {
-    while (is_large(turn) && sem_wait(&turn->api->uploads) < 0)
+    return &turn->api->waiting_uploads[api_owner_id(turn->tenant) % API_UPLOAD_OWNERS];
+}
+
+int upload_begin(struct api_turn *turn)
+{
+    if (!is_large(turn))
+        return 0;
+    if (atomic_fetch_add(waiting_of(turn), 1) >= WAITING_MAX) {
+        atomic_fetch_sub(waiting_of(turn), 1);
+        return api_fail_throttled(turn, "CallerRateLimitExceeded");
+    }
+    while (sem_wait(&turn->api->uploads) < 0)
         ; /* a signal */
+    return 0;
 }
 
 void upload_end(struct api_turn *turn, json_t *code)
 {
     (void)json_object_del(code, "ZipFile");
-    if (is_large(turn))
-        sem_post(&turn->api->uploads);
+    if (!is_large(turn))
+        return;
+    sem_post(&turn->api->uploads);
+    atomic_fetch_sub(waiting_of(turn), 1);
 }
 
 int code_read(struct api_turn *turn, const json_t *object, const char *where,

@@ -6,10 +6,11 @@
 
 /*
  * A large upload takes three times its size while its JSON and base64 are undone: a few at a time,
- * the others wait with their bodies on disk. upload_begin() before the JSON is read; upload_end()
- * when the code is staged, or will not be: it frees the text in @code's ZipFile (may be NULL).
+ * the others wait with their bodies on disk, four of a tenant: of more, upload_begin() answers 429
+ * (-1). It comes before the JSON is read; upload_end() when the code is staged, or will not be: it
+ * frees the text in @code's ZipFile (may be NULL).
  */
-void upload_begin(struct api_turn *turn);
+int upload_begin(struct api_turn *turn);
 void upload_end(struct api_turn *turn, json_t *code);
 
 /* code_read - the zip in @object's ZipFile, checked and staged (code_staged_free() it). @where: how

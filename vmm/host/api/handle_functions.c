@@ -50,7 +50,8 @@ void handle_create_function(struct api_turn *turn)
     struct settings_input input = {.environment = NULL};
     struct code_staged *staged = NULL;
 
-    upload_begin(turn);
+    if (upload_begin(turn) < 0)
+        return;
     if (api_read_object(turn, &object) < 0) {
         upload_end(turn, NULL);
         return;
@@ -231,7 +232,8 @@ void handle_update_code(struct api_turn *turn)
 
     if (api_read_target(turn, API_QUALIFIER_NONE, &target) < 0)
         return;
-    upload_begin(turn);
+    if (upload_begin(turn) < 0)
+        return;
     bool is_read = api_read_object(turn, &object) == 0 &&
                    settings_check_architecture(turn, object) == 0 &&
                    code_read(turn, object, "UpdateFunctionCode", &staged) == 0;

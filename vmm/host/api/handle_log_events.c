@@ -392,7 +392,7 @@ void handle_log_events(struct api_turn *turn)
         handle_sts(turn); /* which is at the same path */
         return;
     }
-    if (api_authenticate(turn, "logs") < 0)
+    if (api_authenticate(turn, "logs") < 0 || api_take_rate(turn) < 0)
         return;
     target += sizeof(target_prefix) - 1;
     bool is_filter = strcmp(target, "FilterLogEvents") == 0;

@@ -39,7 +39,7 @@ static int choose_tenant(struct api_turn *turn)
          !http_header_find(request, "authorization") &&
          !http_header_find(request, "x-mayfly-tenant")))
         return 0;
-    return api_authenticate(turn, "lambda");
+    return api_authenticate(turn, "lambda") < 0 ? -1 : api_take_rate(turn);
 }
 
 void handle_metrics(struct api_turn *turn)

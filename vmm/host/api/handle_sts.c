@@ -108,7 +108,7 @@ void handle_sts(struct api_turn *turn)
         fail_xml(turn, 400, "InvalidAction", "of STS, this host has GetCallerIdentity only");
         return;
     }
-    if (api_authenticate(turn, "sts") < 0) {
+    if (api_authenticate(turn, "sts") < 0 || api_take_rate(turn) < 0) {
         translate_failure(turn);
         return;
     }

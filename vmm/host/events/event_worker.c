@@ -18,6 +18,7 @@
 #include "claim_loop.h"
 #include "common/fd.h"
 #include "event_throttle.h"
+#include "host/json_check.h"
 #include "tenant_share.h"
 
 enum {
@@ -102,7 +103,10 @@ static int invoke(const struct event_worker *worker, const struct event *event,
 /* What a dead-letter queue is told of a function's error; owned, or NULL. */
 static char *error_message_of(const struct api_invocation_result *answer)
 {
-    json_t *object = json_loadb((const char *)answer->payload, answer->payload_bytes, 0, NULL);
+    struct error ignored;
+    json_t *object = json_check_small(answer->payload, answer->payload_bytes, &ignored) == 0
+                         ? json_loadb((const char *)answer->payload, answer->payload_bytes, 0, NULL)
+                         : NULL;
     const char *message = json_string_value(json_object_get(object, "errorMessage"));
     char *copy = message ? strdup(message) : NULL;
 

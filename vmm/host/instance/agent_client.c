@@ -27,7 +27,8 @@ enum {
 struct agent_client {
     struct agent_stream stream; /* owned */
     agent_log *log;
-    void *opaque; /* borrowed: @log's */
+    void *opaque;       /* borrowed: @log's */
+    uint64_t log_bytes; /* passed on in this phase */
 };
 
 static uint64_t deadline_in(uint64_t timeout_ms)
@@ -88,11 +89,16 @@ void agent_result_done(struct agent_result *result)
 /* --- receiving -----------------------------------------------------------------------------------
  */
 
+/* An agent keeps its limit by itself; one that its function has taken over does not. */
 static void pass_log(struct agent_client *client, const Mayfly__Agent__Log *log)
 {
+    uint64_t room = AGENT_LOG_MAX_BYTES - client->log_bytes;
+    size_t n = log->data.len < room ? log->data.len : (size_t)room;
+
+    client->log_bytes += n;
     if (client->log)
         client->log(client->opaque, log->stream == MAYFLY__AGENT__LOG__STREAM__STDERR,
-                    log->data.data, log->data.len, log->dropped_bytes);
+                    log->data.data, n, log->dropped_bytes + (log->data.len - n));
 }
 
 static const char *name_of(Mayfly__Agent__AgentMessage__BodyCase body)
@@ -433,6 +439,7 @@ int agent_client_init(struct agent_client *client, const struct agent_prepare *p
     uint64_t deadline_ns = deadline_in(send_timeout_ms);
     int r = fill_environment(&environment, prepare);
 
+    client->log_bytes = 0;
     if (r < 0)
         error_set(err, -r, "send the function's environment");
     else
@@ -578,6 +585,7 @@ int agent_client_invoke(struct agent_client *client, const struct agent_event *e
     Mayfly__Agent__AgentMessage *message;
     int r = send_invoke(client, event, deadline_in(send_timeout_ms), err);
 
+    client->log_bytes = 0;
     if (r == 0)
         r = expect_streamed(client, MAYFLY__AGENT__AGENT_MESSAGE__BODY_INVOKE_RESULT,
                             deadline_in(answer_timeout_ms), &streamed, &message, err);
@@ -603,6 +611,7 @@ int agent_client_preload(struct agent_client *client, const char *runtime, uint3
     uint8_t entropy[ENTROPY_BYTES];
     int r = fresh_entropy(entropy, sizeof(entropy), err);
 
+    client->log_bytes = 0;
     if (r < 0)
         return r;
     mayfly__agent__preload__init(&preload);
@@ -635,6 +644,7 @@ int agent_client_freeze(struct agent_client *client, uint32_t settle_ms, uint32_
     Mayfly__Agent__Freeze freeze = MAYFLY__AGENT__FREEZE__INIT;
     Mayfly__Agent__AgentMessage *answer;
 
+    client->log_bytes = 0;
     message.body_case = MAYFLY__AGENT__HOST_MESSAGE__BODY_FREEZE;
     freeze.settle_ms = settle_ms;
     freeze.timeout_ms = hooks_timeout_ms;
@@ -671,6 +681,7 @@ int agent_client_awaken(struct agent_client *client, const struct agent_rebirth 
     Mayfly__Agent__AgentMessage *answer;
     int r = fill_restored(&restored, rebirth, err);
 
+    client->log_bytes = 0;
     if (r < 0)
         return r;
     restored.restored.wants_result = true;

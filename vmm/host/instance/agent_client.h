@@ -19,6 +19,7 @@ enum {
     AGENT_PROTOCOL_VERSION = 1,
     AGENT_EVENT_MAX_BYTES = 6 << 20,    /* as in Lambda */
     AGENT_RESPONSE_MAX_BYTES = 6 << 20, /* likewise */
+    AGENT_LOG_MAX_BYTES = 2 << 20, /* of a phase's output: an agent is told to send half of it */
 };
 
 struct agent_client;

@@ -127,14 +127,23 @@ static int fill(struct agent_stream *stream)
 static void drop(struct agent_stream *stream, size_t n)
 {
     stream->begin += n;
-    if (stream->begin < stream->end)
+    size_t left = stream->end - stream->begin;
+    if (left > 0 && (stream->size <= BUFFER_MIN_BYTES || left > BUFFER_MIN_BYTES))
         return;
-    stream->begin = stream->end = 0;
-    if (stream->size > BUFFER_MIN_BYTES) {
+    if (left > 0) /* the beginning of a frame that need not come for as long as it waits */
+        memmove(stream->buffer, stream->buffer + stream->begin, left);
+    stream->begin = 0;
+    stream->end = left;
+    if (stream->size <= BUFFER_MIN_BYTES)
+        return;
+    size_t size = left > 0 ? BUFFER_MIN_BYTES : 0;
+    uint8_t *smaller = size > 0 ? realloc(stream->buffer, size) : NULL;
+    if (size > 0 && !smaller)
+        return;
+    if (size == 0)
         free(stream->buffer);
-        stream->buffer = NULL;
-        stream->size = 0;
-    }
+    stream->buffer = smaller;
+    stream->size = size;
 }
 
 /* frame_parse() on what is buffered. */
@@ -233,8 +242,8 @@ static int send_bytes(struct agent_stream *stream, const uint8_t *data, size_t l
     data += sent;
     len -= sent;
     while (len > 0) {
-        /* One frame waiting to be taken is enough: the rest can wait in the socket. */
-        bool room = stream->end < BUFFER_MAX_BYTES && !agent_stream_pending(stream);
+        /* An agent that cannot get rid of what its function has printed does not read either. */
+        bool room = stream->end - stream->begin < BUFFER_MAX_BYTES;
         short events = (short)(POLLOUT | (room ? POLLIN : 0));
         int r = wait_for(stream, events, deadline_ns, &events, err);
 

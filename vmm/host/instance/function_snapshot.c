@@ -306,6 +306,12 @@ static int make_runtime(const struct function_snapshot_config *config,
     return r;
 }
 
+/* Damaged, or of another processor or KVM than this host is today. */
+static bool is_useless(int r)
+{
+    return r == -EBADMSG || r == -ENOTSUP;
+}
+
 /* The runtime level of @tree, made if it is missing. */
 static int take_runtime(const struct function_snapshot_config *config,
                         const struct instance_function *function, const struct tree *tree,
@@ -315,8 +321,8 @@ static int take_runtime(const struct function_snapshot_config *config,
 
     name_of_level(tree, SNAPSHOT_RUNTIME, NULL, name, sizeof(name));
     int r = find_level(config, name, ret_manifest, err);
-    *ret_made = r == -ENOENT;
-    return r == -ENOENT ? make_runtime(config, function, tree, ret_manifest, err) : r;
+    *ret_made = r == -ENOENT || is_useless(r);
+    return *ret_made ? make_runtime(config, function, tree, ret_manifest, err) : r;
 }
 
 int function_snapshot_make_runtime(const struct function_snapshot_config *config,
@@ -360,6 +366,12 @@ int function_snapshot_make(const struct function_snapshot_config *config,
     r = take_runtime(config, function, &tree, &runtime, ret_booted, err);
     if (r == 0)
         r = function_snapshot_restore(config, &runtime, &instance, err);
+    if (is_useless(r) && !*ret_booted) { /* made anew, once: its name is then the new one's */
+        *ret_booted = true;
+        r = make_runtime(config, function, &tree, &runtime, err);
+        if (r == 0)
+            r = function_snapshot_restore(config, &runtime, &instance, err);
+    }
     if (r == 0)
         r = instance_prepare(instance, function, ret_result, err);
     if (r < 0 || ret_result->outcome != OUTCOME_OK) {

@@ -328,7 +328,9 @@ static int enforce_timeout(struct instance *instance, uint64_t spent_us,
 
 uint32_t instance_vm_memory_mib(uint32_t memory_mib, uint32_t tmp_mib)
 {
-    return memory_mib + tmp_mib + GUEST_SYSTEM_MIB;
+    uint32_t used_mib = memory_mib + tmp_mib + GUEST_SYSTEM_MIB;
+
+    return used_mib + used_mib / PAGE_MAP_SHARE;
 }
 
 uint64_t instance_tmp_bytes(uint32_t tmp_mib, uint32_t vm_memory_mib)

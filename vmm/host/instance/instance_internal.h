@@ -12,6 +12,7 @@ enum {
     MAX_LOG_BYTES = 1 * MIB,   /* of a phase, forwarded; the rest is counted */
     TMP_MAX_BYTES = 512 * MIB, /* where none was asked for */
     GUEST_SYSTEM_MIB = 32,     /* the guest's kernel, its agent, the code's files */
+    PAGE_MAP_SHARE = 60,       /* Linux keeps 64 bytes for each page of 4096 */
 };
 
 /* How long the host waits. Where KVM emulates the guest's kernel mode, all of it takes longer. */

@@ -538,7 +538,8 @@ static int write_chosen(struct metrics *metrics, const struct choice *choice, ch
 
     if (!to)
         return error_set(err, errno, "write the metrics");
-    for (size_t i = 0; i < metrics->n_collectors; i++)
+    /* A tenant sees nothing of what is collected: the host's gauges. */
+    for (size_t i = 0; !choice->label && i < metrics->n_collectors; i++)
         metrics->collectors[i].collect(metrics->collectors[i].opaque);
     for (struct metric_family *at = metrics->first; at; at = at->next)
         if (!choice->label || has_label(at, choice->label))

@@ -21,6 +21,8 @@ static uint64_t unix_ns(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+enum { LINES_MAX = 20000 }; /* of an event's output: the log's queue is everybody's */
+
 /* --- the function's log ---------------------------------------------------------------------- */
 
 static void put(const struct observation *seen, enum log_stream stream, const void *message,
@@ -43,6 +45,12 @@ static void put_line(struct observation *seen, unsigned is_stderr)
 {
     struct observed_line *line = &seen->lines[is_stderr];
 
+    if (seen->left_lines == 0) {
+        seen->dropped_bytes += line->len + 1;
+        line->len = 0;
+        return;
+    }
+    seen->left_lines--;
     put(seen, is_stderr ? LOG_STDERR : LOG_STDOUT, line->bytes, line->len);
     line->len = 0;
 }
@@ -254,6 +262,7 @@ static void begin(const struct observer *observer, struct observation *seen,
     seen->instance_id[0] = '\0';
     seen->lines[0].len = seen->lines[1].len = 0;
     seen->dropped_bytes = 0;
+    seen->left_lines = LINES_MAX;
     seen->has_started = false;
     seen->run_begin_ns = 0;
     seen->in_flight = NULL;

@@ -44,6 +44,7 @@ struct observation {
     struct metric *in_flight;
     bool has_started;
     uint64_t dropped_bytes;
+    uint32_t left_lines;           /* that may be put: a line costs more than its bytes */
     struct observed_line lines[2]; /* of standard output, of standard error */
 };
 

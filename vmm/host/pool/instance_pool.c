@@ -136,7 +136,7 @@ static void to_idle_before(struct instance_pool *pool, struct pool_slot *slot,
     pool->n_unused += slot->is_unused;
     version->function->counters.idle++;
     pool->n_idle++;
-    pthread_cond_signal(&version->changed);
+    pthread_cond_broadcast(&version->changed); /* builds wait there as well, and not for this */
     if (pool->n_idle == 1)
         pool_keepers_expect(pool, slot->idle_since_ns);
 }
@@ -331,8 +331,9 @@ static int wait_for_making(const struct acquiring *a)
     struct pool_version *version = a->version;
     uint64_t making = version->makings;
 
-    while (version->is_making && version->makings == making && TAILQ_EMPTY(&version->idle) &&
-           !a->pool->is_stopping)
+    /* A build has no use for an idle instance: it waits for the making. */
+    while (version->is_making && version->makings == making &&
+           (a->is_build || TAILQ_EMPTY(&version->idle)) && !a->pool->is_stopping)
         if (pool_cond_wait(&version->changed, &a->pool->lock, a->deadline_ns) == ETIMEDOUT)
             return error_say(a->err, ETIMEDOUT,
                              "the snapshot of function '%s' was not ready in time", version->name);
@@ -602,9 +603,11 @@ static void set_provision(struct instance_pool *pool, struct pool_version *versi
 /* @provision: NULL: as it is. */
 static int build_locked(struct acquiring *a, const struct pool_provision *provision)
 {
-    struct pool_version *version = pool_version_use(a->pool, a->wanted);
     int r = 0;
 
+    if (provision && provision->maximum == 0 && !pool_version_find(a->pool, a->wanted))
+        return 0; /* nothing is held: it is not made for that */
+    struct pool_version *version = pool_version_use(a->pool, a->wanted);
     if (!version)
         return error_set(a->err, ENOMEM, "serve function '%s'", a->wanted->function.name);
     a->version = version;

@@ -263,11 +263,14 @@ int state_backup_restore(const struct state_backup_options *options,
         r = backup_place_make(options->state, &restore.place, err);
     if (r < 0)
         return r;
-    if (fstatat(restore.place.state_fd, BACKUP_DATABASE, &st, AT_SYMLINK_NOFOLLOW) == 0)
+    /* An old log would be played into the restored database. */
+    if (fstatat(restore.place.state_fd, BACKUP_DATABASE, &st, AT_SYMLINK_NOFOLLOW) == 0 ||
+        fstatat(restore.place.state_fd, BACKUP_DATABASE "-wal", &st, AT_SYMLINK_NOFOLLOW) == 0 ||
+        fstatat(restore.place.state_fd, BACKUP_DATABASE "-shm", &st, AT_SYMLINK_NOFOLLOW) == 0)
         r = error_say(err, EEXIST,
                       "'%s' has a database already: restore into an empty state directory, or move "
-                      "%s, %s-wal and code/ away first",
-                      options->state, BACKUP_DATABASE, BACKUP_DATABASE);
+                      "%s, %s-wal, %s-shm and code/ away first",
+                      options->state, BACKUP_DATABASE, BACKUP_DATABASE, BACKUP_DATABASE);
     if (r == 0)
         r = read_archive(&restore, err);
     if (r == 0)
