@@ -168,6 +168,29 @@ def a_damaged_snapshot_is_refused_and_made_anew():
     assert result["start"] == "restored" and "making" not in done.stderr, done.stderr
 
 
+@suite.case
+def a_damaged_runtime_level_is_made_anew():
+    """So is one of another processor: the monitor refuses both, and no function would start again."""
+    def runtimes():
+        listed = json.loads(mayfly("snapshot", "ls", "--json", "--state", state).stdout)["snapshots"]
+        return {s["id"] for s in listed if s["level"] == "runtime"}
+
+    function = write_function(os.path.join(work, "level"), "def handler(e, c):\n    return e\n")
+    before = runtimes()
+    for snapshot in before:
+        part = os.path.join(state, "snapshots", snapshot, "state.pb")
+        with open(part, "r+b") as file:
+            file.seek(os.path.getsize(part) // 2)
+            byte = file.read(1)
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte[0] ^ 0x10]))
+    done, _ = run(function)
+    assert done.returncode == 0, done.stderr
+    assert runtimes() - before, "no runtime level was made"
+    done, result = run(function)
+    assert done.returncode == 0 and result["start"] == "restored", done.stderr
+
+
 SLEEPER = """
 import time
 

@@ -52,15 +52,25 @@ export const handler = awslambda.streamifyResponse(async (event, stream, context
 });
 """
 
+# Nothing is started between the words: where guests' kernels are emulated that takes seconds, in which
+# they would all have been written.
 BOOTSTRAP = """#!/bin/bash
 api=http://$AWS_LAMBDA_RUNTIME_API/2018-06-01/runtime/invocation
-while true; do
-  headers=$(mktemp)
+headers=/tmp/headers
+while :; do
   curl -sS -D "$headers" -o /dev/null "$api/next"
   id=$(grep -i lambda-runtime-aws-request-id "$headers" | tr -d '\\r' | cut -d' ' -f2)
-  (echo one; sleep 1; echo two; sleep 1; echo three) |
-    curl -sS -o /dev/null -X POST -H 'Lambda-Runtime-Function-Response-Mode: streaming' -H 'Transfer-Encoding: chunked' \\
-         -H 'Content-Type: text/plain' -T - "$api/$id/response"
+  exec 3<>"/dev/tcp/${AWS_LAMBDA_RUNTIME_API/://}"
+  printf 'POST /2018-06-01/runtime/invocation/%s/response HTTP/1.1\\r\\nHost: x\\r\\n' "$id" >&3
+  printf 'Lambda-Runtime-Function-Response-Mode: streaming\\r\\nContent-Type: text/plain\\r\\n' >&3
+  printf 'Transfer-Encoding: chunked\\r\\n\\r\\n' >&3
+  for word in one two three; do
+    printf '%x\\r\\n%s\\n\\r\\n' $((${#word} + 1)) $word >&3
+    read -r -t 1 -u 3
+  done
+  printf '0\\r\\n\\r\\n' >&3
+  read -r -u 3
+  exec 3>&-
 done
 """
 
