@@ -22,8 +22,7 @@ static int make_device(struct test_driver *d, unsigned kind)
 {
     const struct virtio_pmem_config pmem = {.start_gpa = 0x40000000, .size_bytes = 4096};
     const struct virtio_rng_config rng = {.bytes_per_second = 1 << 20};
-    const struct virtio_vsock_config vsock = {
-        .guest_cid = 3, .listen_fd = -1, .path = "/nonexistent/v"};
+    const struct virtio_vsock_config vsock = {.guest_cid = 3, .listen_fd = -1};
     struct virtio_blk_config blk = {.fd = -1, .read_only = kind & 4};
     struct irq_line irq = test_driver_irq(d);
 
