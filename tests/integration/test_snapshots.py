@@ -168,7 +168,6 @@ def a_damaged_snapshot_is_refused_and_made_anew():
     assert result["start"] == "restored" and "making" not in done.stderr, done.stderr
 
 
-@suite.case
 def a_damaged_runtime_level_is_made_anew():
     """So is one of another processor: the monitor refuses both, and no function would start again."""
     def runtimes():
@@ -177,6 +176,7 @@ def a_damaged_runtime_level_is_made_anew():
 
     function = write_function(os.path.join(work, "level"), "def handler(e, c):\n    return e\n")
     before = runtimes()
+    assert before
     for snapshot in before:
         part = os.path.join(state, "snapshots", snapshot, "state.pb")
         with open(part, "r+b") as file:
@@ -224,7 +224,7 @@ def ends_for_lack_of_memory(child):
     stdout, stderr = child.communicate(timeout=600)
     assert child.returncode == 3, (child.returncode, stdout, stderr)
     message = json.loads(stdout)["error"]["errorMessage"]
-    assert "memory file of this VM was truncated at 4194304 of 134217728 bytes" in message, message
+    assert "memory file of this VM was truncated at 4194304 of " in message, message
     assert "mayfly snapshot verify" in message, message
 
 
@@ -443,6 +443,7 @@ if __name__ == "__main__":
                           a_snapshot_of_another_processor_is_refused,
                           a_snapshot_keeps_to_its_own_image,
                           a_damaged_snapshot_is_refused_and_made_anew,
+                          a_damaged_runtime_level_is_made_anew,
                           nothing_is_left_behind])
     finally:
         shutil.rmtree(work, ignore_errors=True)
